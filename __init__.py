@@ -1,0 +1,40 @@
+"""vtsr: video temporal super-resolution. Deblurs and interpolates video in one pass.
+
+>>> from vtsr import Upconverter
+>>> with Upconverter(levels=2) as up:               # doctest: +SKIP
+...     for frame in up.run(frames):                # uint8 (H, W, 3) RGB in, 4 frames out per frame in
+...         show(frame.image)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vtsr.errors import InputError, MissingExtraError, ModelError, OptionError, OutputError, VtsrError
+    from vtsr.runtime.frame import Frame
+    from vtsr.runtime.upconverter import Upconverter
+
+__version__ = "0.1.0"
+__all__ = [
+    "Frame",
+    "InputError",
+    "MissingExtraError",
+    "ModelError",
+    "OptionError",
+    "OutputError",
+    "Upconverter",
+    "VtsrError",
+    "__version__",
+]
+
+_HOME = {"Upconverter": "vtsr.runtime.upconverter", "Frame": "vtsr.runtime.frame"}
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up on first use, so that `import vtsr` does not wait for ONNX Runtime.
+    if name in __all__:
+        import importlib
+
+        return getattr(importlib.import_module(_HOME.get(name, "vtsr.errors")), name)
+    raise AttributeError(f"module 'vtsr' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""INT8: observed ranges to explicit Q/DQ graphs."""

@@ -1,0 +1,1 @@
+"""Quality: every method on the same clips, per recursion level, against the exposure average."""

@@ -1,0 +1,1 @@
+"""Streaming recursion, backends, video in and out. Never imports PyTorch."""

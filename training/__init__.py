@@ -1,0 +1,1 @@
+"""The network, its data, losses, schemes and metrics. PyTorch lives only here and in export/."""

@@ -1,0 +1,1 @@
+"""Training data: scenes of sub-frames rendered from photographs and cut from clips."""
