@@ -84,11 +84,11 @@ class Frame:
     def image(self) -> Image:
         """The picture as an (H, W, 3) RGB array, uint8 or uint16.
 
-        Raises `InputError` if the frame holds YUV planes; those are for the video path.
+        Raises `InputError` if the frame holds YUV planes.
         """
         if isinstance(self.picture, Planes):
             if self.picture.format.sampling != "rgb":
-                raise InputError("This frame holds YUV planes, not an RGB image; read it through vtsr.read().")
+                raise InputError("This frame holds YUV planes, not an RGB image.")
             return self.picture.planes[0]
         return self.picture
 

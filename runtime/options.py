@@ -41,12 +41,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--backend", default="auto", choices=("auto", "onnxruntime", "tensorrt"),
-        help="what runs the network; auto takes TensorRT where it works, else ONNX Runtime (default: auto)",
+        help="what runs the network; auto is TensorRT if it works, else ONNX Runtime (default: auto)",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, default=None, metavar="N", help="CPU threads (default: all cores)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
 
 
-def run_cli(parser: Parser, body: Callable[[argparse.Namespace], int], argv: Sequence[str] | None = None) -> int:
+def run_cli(
+    parser: Parser, body: Callable[[argparse.Namespace], int], argv: Sequence[str] | None = None
+) -> int:
     """Parses ``argv``, runs ``body`` and returns its exit code; errors become one sentence on stderr."""
     args = parser.parse_args(argv)
     try:
