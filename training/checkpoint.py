@@ -1,0 +1,64 @@
+"""Checkpoints: safetensors files with the network's preset and the training configuration inside.
+
+Nothing is unpickled. A weights file holds the tensors of one network; the training state (optimiser,
+moving average, step) is a second safetensors file beside it, needed only to resume.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vtsr.errors import ModelError
+from vtsr.training.network import build_network
+
+FORMAT = "vtsr-checkpoint-1"
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Writes a safetensors file; it takes its name only when it is complete and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    header = {"vtsr": json.dumps({"format": FORMAT, **metadata}, sort_keys=True)}
+    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, partial, metadata=header)
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata (empty for files of other programs). Raises `ModelError` if unreadable."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("vtsr", "{}")
+            return {k: file.get_tensor(k) for k in file.keys()}, json.loads(header)  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(f"The checkpoint {path} cannot be read: {error}") from error
+
+
+def save_network(path: Path, network: nn.Module, preset: str, facts: dict[str, Any]) -> None:
+    """Saves weights for `load_network`; ``facts`` is anything JSON can hold, such as a training summary."""
+    write_tensors(path, dict(network.state_dict()), {"preset": preset, "facts": facts})
+
+
+def load_network(path: str | Path) -> nn.Module:
+    """The network of a checkpoint in evaluation mode, on the CPU, in float32.
+
+    Raises `ModelError` if the file is missing, damaged, or not a vtsr checkpoint.
+    """
+    tensors, metadata = read_tensors(Path(path))
+    if metadata.get("format") != FORMAT or "preset" not in metadata:
+        raise ModelError(f"{path} is not a vtsr checkpoint; vtsr-train writes them.")
+    try:
+        network = build_network(metadata["preset"])
+        network.load_state_dict({k: v.to(torch.float32) for k, v in tensors.items()})
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(f"The checkpoint {path} does not fit its network: {error}") from error
+    return network.eval()

@@ -1,0 +1,158 @@
+"""The networks behind f: two consecutive frames in, the half-exposure frames at their boundary out.
+
+    f : (z[n], z[n+1])  ->  (b[n], a[n+1])
+
+Two families share this interface. `DenseNetwork` is a plain convolutional U-Net on pixel-unshuffled
+input and makes the shipped models. `PyramidNetwork` (in `vtsr.training.pyramid`) is the network of
+the thesis "A Deep Learning Framework for Video Temporal Super-Resolution" (Torres Vanegas, 2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+UNSHUFFLE = 4  # input pixels per feature, each way: the whole dense network works at quarter size
+RGB = 3
+PAD_MULTIPLE = 32  # every preset accepts heights and widths that are multiples of this
+
+
+@dataclass(frozen=True)
+class DenseDims:
+    """Dimensions of a `DenseNetwork`: channels at 1/4, 1/8 and 1/16 size, residual blocks of each stage."""
+
+    channels: tuple[int, int, int] = (48, 96, 160)
+    encoder_blocks: tuple[int, int] = (2, 2)
+    middle_blocks: int = 4
+    decoder_blocks: tuple[int, int] = (2, 2)  # at 1/8, then at 1/4
+
+
+def conv3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a ReLU, added to the input: (N, C, H, W) to the same shape."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = conv3(channels, channels)
+        self.conv2 = conv3(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(torch.relu(self.conv1(x)))
+
+
+def blocks(channels: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
+
+
+class Upsample(nn.Module):
+    """1x1 convolution, then nearest neighbour to twice the size: (N, C, H, W) to (N, C', 2H, 2W)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 1)
+        self.resize = nn.Upsample(scale_factor=2, mode="nearest")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resize(self.conv(x))
+
+
+class DenseNetwork(nn.Module):
+    """Convolutional U-Net on the pixel-unshuffled pair; both halves come from one decoder.
+
+    No warping, attention or normalisation: only 3x3 convolutions, ReLU, additions and nearest
+    resizes, which every runtime and precision handles. The output is a residual to the input frames
+    and starts at zero, so an untrained network repeats its input.
+    """
+
+    def __init__(self, dims: DenseDims) -> None:
+        super().__init__()
+        c1, c2, c3 = dims.channels
+        pair = 2 * RGB * UNSHUFFLE**2
+        self.unshuffle = nn.PixelUnshuffle(UNSHUFFLE)
+        self.stem = conv3(pair, c1)
+        self.encoder1 = blocks(c1, dims.encoder_blocks[0])
+        self.down1 = conv3(c1, c2, stride=2)
+        self.encoder2 = blocks(c2, dims.encoder_blocks[1])
+        self.down2 = conv3(c2, c3, stride=2)
+        self.middle = blocks(c3, dims.middle_blocks)
+        self.up2 = Upsample(c3, c2)
+        self.decoder2 = blocks(c2, dims.decoder_blocks[0])
+        self.up1 = Upsample(c2, c1)
+        self.decoder1 = blocks(c1, dims.decoder_blocks[1])
+        self.head = conv3(c1, pair)
+        self.shuffle = nn.PixelShuffle(UNSHUFFLE)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+            if isinstance(layer, ResidualBlock):
+                # Small branches keep the sum of many blocks at the scale of its input (SkipInit).
+                layer.conv2.weight.data.mul_(0.1)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Estimates the second half of ``first`` and the first half of ``second``.
+
+        Parameters
+        ----------
+        first, second : (N, 3, H, W) float tensors in [0, 1]; H and W multiples of 16
+            z[n] and z[n+1].
+
+        Returns
+        -------
+        b, a : (N, 3, H, W)
+            b[n] and a[n+1], not clamped.
+        """
+        pair = torch.cat([first, second], dim=1)
+        stem = torch.relu(self.stem(self.unshuffle(pair - 0.5)))
+        skip1 = self.encoder1(stem)
+        skip2 = self.encoder2(torch.relu(self.down1(skip1)))
+        x = self.middle(torch.relu(self.down2(skip2)))
+        x = self.decoder2(torch.relu(skip2 + self.up2(x)))
+        x = self.decoder1(torch.relu(skip1 + self.up1(x)))
+        out = pair + self.shuffle(self.head(x))
+        return out[:, :RGB], out[:, RGB:]
+
+
+DENSE_PRESETS: dict[str, DenseDims] = {
+    "dense-tiny": DenseDims((16, 24, 32), (1, 1), 1, (1, 1)),  # for tests
+    "dense-fast": DenseDims((32, 64, 128), (1, 2), 4, (2, 2)),
+    "dense": DenseDims(),
+    "dense-quality": DenseDims((96, 192, 256), (3, 3), 6, (3, 4)),
+}
+
+
+def build_network(preset: str) -> nn.Module:
+    """A fresh network by preset name: see `preset_names`. Raises `ValueError` for any other name."""
+    if preset in DENSE_PRESETS:
+        return DenseNetwork(DENSE_PRESETS[preset])
+    raise ValueError(f"There is no network preset {preset!r}; choose one of {', '.join(preset_names())}.")
+
+
+def preset_names() -> list[str]:
+    return list(DENSE_PRESETS)
+
+
+def multiply_adds_per_pixel(network: nn.Module, size: int = 128) -> float:
+    """Multiply-accumulate operations of all convolutions and matrix products for one pair, per pixel."""
+    total = 0
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, nn.Conv2d):
+            total += output.numel() * layer.weight[0].numel()
+        elif isinstance(layer, nn.Linear):
+            total += output.numel() * layer.in_features
+
+    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    frame = torch.zeros(1, RGB, size, size)
+    with torch.no_grad():
+        network(frame, frame)
+    for hook in hooks:
+        hook.remove()
+    return total / size**2
