@@ -1,0 +1,405 @@
+"""Frames of a video file, a pipe or raw video, with exact times."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import av
+import av.error
+
+from vtsr.errors import InputError
+from vtsr.runtime.frame import Frame, PixelFormat, Planes
+from vtsr.runtime.video.colour import ALIASES, UNSPECIFIED, ColourTags, has_alpha, pixel_format, pixel_name
+from vtsr.runtime.video.facts import Timeline, VideoFacts
+from vtsr.runtime.video.pictures import Converter, planes_of
+
+DEFAULT_RATE = Fraction(25)  # frames per second, where a stream says nothing at all
+CONTAINER_TICK = Fraction(1, 1_000_000)  # AV_TIME_BASE
+
+# FFmpeg "plays" text as a terminal; nobody who passes a text file wants that.
+_TEXT_FORMATS = {"tty", "bin", "adf", "idf", "xbin"}
+_UPRIGHT = (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+
+
+class VideoReader:
+    """A video, open for reading: iterate once to get its `Frame`s.
+
+    file
+        A path, or a binary file object such as ``sys.stdin.buffer``.
+    start, duration
+        The part to use, in seconds from the beginning of the video; everything by default.
+    threads
+        Decoder threads, 0 for as many as there are cores.
+    format, options
+        FFmpeg's demuxer and its options, for input that does not describe itself.
+
+    ``facts`` says what was found. Frames hold planes as they were stored wherever their format is
+    supported (gray and planar YUV 4:2:0, 4:2:2, 4:4:4 of 8 to 16 bits), otherwise in the nearest format.
+    A frame lasts until the next one; the last lasts as long as the stream says, or as long as the one before.
+
+    Damaged packets are skipped and counted. Raises `InputError` if nothing can be decoded.
+    """
+
+    def __init__(
+        self,
+        file: str | Path | BinaryIO,
+        *,
+        start: Fraction | None = None,
+        duration: Fraction | None = None,
+        threads: int = 0,
+        format: str | None = None,
+        options: dict[str, str] | None = None,
+    ) -> None:
+        self.damaged_packets = 0
+        self.damaged_frames = 0
+        self.frames_read = 0
+        self._warnings: list[str] = []
+        self._discarded = 0
+        self._longest = Fraction(0)
+        self._shortest: Fraction | None = None
+        self._convert = Converter()
+        self._container = _open(file, format, options)
+        try:
+            self._stream = _video_stream(self._container)
+            self._stream.codec_context.thread_count = threads
+            self._stream.thread_type = "AUTO"
+            self._note_streams()
+            self.timeline = self._seek(start, duration)
+            self._pictures = self._decode()
+            self._first = self._first_picture()
+            self.facts = self._facts(self._first[0])
+        except BaseException:
+            self._container.close()
+            raise
+
+    # Opening
+
+    def _note_streams(self) -> None:
+        others = [s for s in self._container.streams.video if s.index != self._stream.index]
+        others = [s for s in others if not _is_cover(s)]
+        if others:
+            self._warnings.append(f"Only the first of {len(others) + 1} video streams is used.")
+
+    def _seek(self, start: Fraction | None, duration: Fraction | None) -> Timeline:
+        ticks = self._container.start_time
+        origin = Fraction(0) if ticks is None else ticks * CONTAINER_TICK
+        if start is None and duration is None:
+            return Timeline(origin=origin, begin=origin)
+        origin += start or 0
+        if start:
+            try:
+                self._container.seek(int(origin / self._stream.time_base), stream=self._stream)
+            except av.error.FFmpegError:
+                # A pipe cannot be rewound; everything before the start is decoded and dropped.
+                pass
+        return Timeline(origin=origin, end=None if duration is None else origin + duration, cut=True)
+
+    def _first_picture(self) -> tuple[av.VideoFrame, Fraction, Fraction | None]:
+        first = next(self._pictures, None)
+        if first is None:
+            if self.frames_read:
+                raise InputError(
+                    f"{_name(self._container)} ends after {_seconds(self._last_end)} s, before the part asked "
+                    "for begins; choose an earlier --start."
+                )
+            raise InputError(
+                f"No frame of {_name(self._container)} could be decoded; the file is damaged or incomplete."
+            )
+        return first
+
+    def _facts(self, frame: av.VideoFrame) -> VideoFacts:
+        stream, context = self._stream, self._stream.codec_context
+        rate = stream.average_rate or stream.guessed_rate or stream.base_rate or DEFAULT_RATE
+        tags = _tags(frame, context)
+        pix_fmt = frame.format.name
+        fmt = pixel_format(pix_fmt, tags, frame.height)
+        if has_alpha(pix_fmt):
+            self._warnings.append("The video has transparency, which is dropped.")
+        if frame.interlaced_frame:
+            self._warnings.append(
+                "The video is interlaced, which is not handled: deinterlace it first "
+                "(e.g. ffmpeg -i IN -vf bwdif OUT) or moving edges will comb."
+            )
+        if "MASTERING_DISPLAY_METADATA" in _side_data(frame):
+            self._warnings.append("The mastering display data (HDR10 static metadata) is not copied.")
+        duration = None
+        if stream.duration is not None:
+            duration = stream.duration * stream.time_base
+        elif self._container.duration is not None:
+            duration = self._container.duration * CONTAINER_TICK
+        whole = duration
+        if self.timeline.cut and duration is not None:
+            duration -= self.timeline.origin - self._begin_of_stream()
+            if self.timeline.end is not None:
+                duration = min(duration, self.timeline.end - self.timeline.origin)
+        frames = stream.frames or None
+        if duration is not None and (frames is None or duration != whole):
+            frames = max(1, round(duration * rate))
+        return VideoFacts(
+            name=_name(self._container),
+            container=self._container.format.name,
+            codec=context.name,
+            width=frame.width,
+            height=frame.height,
+            pix_fmt=pix_fmt,
+            format=fmt,
+            frame_rate=Fraction(rate),
+            time_base=Fraction(stream.time_base),
+            start=self._first[1],
+            duration=duration,
+            frames=frames,
+            tags=tags,
+            sample_aspect_ratio=_aspect(stream.sample_aspect_ratio),
+            display_matrix=_display_matrix(frame),
+            metadata=dict(self._container.metadata),
+            stream_metadata=dict(stream.metadata),
+        )
+
+    def _begin_of_stream(self) -> Fraction:
+        ticks = self._container.start_time
+        return Fraction(0) if ticks is None else ticks * CONTAINER_TICK
+
+    # Reading
+
+    def _decode(self) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction | None]]:
+        """FFmpeg frames of the part to use, with pts and stored duration in seconds; one more ends a cut."""
+        begin = self.timeline.origin if self.timeline.cut else None
+        previous: Fraction | None = None
+        step = Fraction(1) / (self._stream.average_rate or DEFAULT_RATE)
+        self._last_end = Fraction(0)
+        for frame in self._frames():
+            self.frames_read += 1
+            time_base = frame.time_base or self._stream.time_base
+            pts = None if frame.pts is None else frame.pts * time_base
+            if pts is None:
+                pts = Fraction(0) if previous is None else previous + step
+            elif previous is not None and pts <= previous:
+                self._warn_once("Some timestamps go backwards; the frame rate was used instead.")
+                pts = previous + step
+            duration = getattr(frame, "duration", None)
+            own = duration * time_base if duration else None
+            previous = pts
+            self._last_end = pts + (own or step)
+            if begin is not None and pts < begin:
+                continue
+            yield frame, pts, own
+            if self.timeline.end is not None and pts >= self.timeline.end:
+                return
+
+    def _frames(self) -> Iterator[av.VideoFrame]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (av.error.FFmpegError, OSError) as error:
+                self._warnings.append(f"Reading stopped before the end ({_reason(error)}).")
+                # What the decoder still holds is good.
+                yield from self._decoded(None)
+                return
+            if packet.is_discard:
+                self._discarded += 1
+            if packet.is_corrupt:
+                self.damaged_packets += 1
+            yield from self._decoded(packet)
+
+    def _decoded(self, packet: Any) -> list[av.VideoFrame]:
+        try:
+            frames: list[av.VideoFrame] = self._stream.decode(packet)
+        except av.error.EOFError:
+            return []
+        except av.error.FFmpegError:
+            self.damaged_packets += 1
+            return []
+        self.damaged_frames += sum(frame.is_corrupt for frame in frames)
+        return frames
+
+    def __iter__(self) -> Iterator[Frame]:
+        facts, end = self.facts, self.timeline.end
+        index, span = 0, Fraction(1) / facts.frame_rate
+        waiting, (frame, pts, own) = None, self._first
+        while True:
+            if waiting is not None:
+                yield self._timed(*waiting, pts - waiting[1], index - 1)
+                span = pts - waiting[1]
+            if end is not None and pts >= end and waiting is not None:
+                return
+            waiting = (self._planes(frame), pts)
+            index += 1
+            following = next(self._pictures, None)
+            if following is None:
+                yield self._timed(*waiting, own or span, index - 1)
+                return
+            frame, pts, own = following
+
+    def _timed(self, planes: Planes, pts: Fraction, duration: Fraction, index: int) -> Frame:
+        self._longest = max(self._longest, duration)
+        self._shortest = duration if self._shortest is None else min(self._shortest, duration)
+        return Frame(planes, pts, duration, index)
+
+    def _planes(self, frame: av.VideoFrame) -> Planes:
+        facts = self.facts
+        if (frame.width, frame.height) != (facts.width, facts.height):
+            raise InputError(
+                f"The frame size of {facts.name} changes from {facts.width}x{facts.height} to "
+                f"{frame.width}x{frame.height}; cut the video there and process the parts one by one."
+            )
+        name = pixel_name(facts.format)
+        stored = ALIASES.get(frame.format.name, frame.format.name)
+        if stored != name:
+            source = pixel_format(frame.format.name, facts.tags, facts.height)
+            target = facts.format
+            if target.sampling == "rgb":  # the matrix of the YUV side counts, if there is one
+                target = PixelFormat("rgb", target.bits, source.matrix)
+            frame = self._convert(frame, name, source, target)
+        return planes_of(frame, facts.format)
+
+    # Results
+
+    @property
+    def is_constant_rate(self) -> bool:
+        """Whether all frames read so far last equally long, within the rounding of the time base."""
+        return self._shortest is None or self._longest - self._shortest <= 2 * self.facts.time_base
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was not as it should be, one sentence each; complete after the last frame."""
+        notes = list(self._warnings)
+        if self.damaged_packets or self.damaged_frames:
+            notes.append(
+                f"{self.facts.name} is damaged: {self.damaged_packets} packets could not be decoded and "
+                f"{self.damaged_frames} frames were decoded with errors."
+            )
+        missing = self._stream_frames - self._discarded - self.frames_read
+        if not self.timeline.cut and self._stream_frames and missing > 0:
+            notes.append(
+                f"{self.facts.name} is incomplete: {self.frames_read} of "
+                f"{self._stream_frames - self._discarded} frames could be read."
+            )
+        return notes
+
+    @property
+    def _stream_frames(self) -> int:
+        return int(self._stream.frames or 0)
+
+    def _warn_once(self, note: str) -> None:
+        if note not in self._warnings:
+            self._warnings.append(note)
+
+    def close(self) -> None:
+        self._pictures.close()
+        self._container.close()
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _open(file: str | Path | BinaryIO, format: str | None, options: dict[str, str] | None) -> Any:
+    name = str(file) if isinstance(file, str | Path) else "the input"
+    if isinstance(file, str | Path):
+        check_readable(Path(file))
+        # "file:" keeps names such as "a:b.mp4" from being read as a protocol.
+        file = f"file:{file}"
+    try:
+        container = av.open(file, mode="r", format=format, options=options, metadata_errors="replace")
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise InputError(
+            f"{name} is not a video that can be read ({_reason(error)}); give a video file, a folder of "
+            "images or a pattern such as frames/%05d.png."
+        ) from error
+    if container.format.name in _TEXT_FORMATS:
+        container.close()
+        raise InputError(f"{name} is a text file, not a video; give a video file.")
+    return container
+
+
+def check_readable(path: Path) -> None:
+    """Raises `InputError` unless ``path`` is a file with something in it that may be read."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist; check the name.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder without images; give a video file or a folder of images.")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} may not be read; check its permissions.")
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"{path} is empty; give a complete video file.")
+
+
+def _video_stream(container: Any) -> Any:
+    streams = [s for s in container.streams.video if not _is_cover(s)]
+    if not streams:
+        raise InputError(f"{_name(container)} has no video stream; give a file with pictures in it.")
+    if streams[0].codec_context is None:
+        raise InputError(
+            f"The video in {_name(container)} is in a codec that this build of FFmpeg cannot decode; "
+            "convert it first."
+        )
+    return streams[0]
+
+
+def _is_cover(stream: Any) -> bool:
+    attached_pic = 0x400  # AV_DISPOSITION_ATTACHED_PIC
+    return bool(int(getattr(stream, "disposition", 0)) & attached_pic)
+
+
+def _name(container: Any) -> str:
+    name = str(container.name)
+    return name.removeprefix("file:") if name and not name.startswith("<") else "the input"
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or error).rstrip(".")
+
+
+def _seconds(time: Fraction) -> str:
+    return f"{float(time):.3f}".rstrip("0").rstrip(".")
+
+
+def _tags(frame: av.VideoFrame, context: Any) -> ColourTags:
+    """Colour tags of the bitstream, else of the container."""
+
+    def pick(attribute: str, unspecified: int) -> int:
+        for owner in (frame, context):
+            value = int(getattr(owner, attribute, unspecified))
+            # 0 is "RGB" as a matrix but reserved for primaries and transfer.
+            if value != unspecified and (value or attribute == "colorspace"):
+                return value
+        return unspecified
+
+    colour_range = pick("color_range", 0)
+    if frame.format.name in ALIASES:
+        colour_range = 2
+    return ColourTags(
+        pick("colorspace", UNSPECIFIED),
+        colour_range,
+        pick("color_primaries", UNSPECIFIED),
+        pick("color_trc", UNSPECIFIED),
+    )
+
+
+def _side_data(frame: av.VideoFrame) -> dict[str, bytes]:
+    return {item.type.name: bytes(item) for item in frame.side_data}
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    data = _side_data(frame).get("DISPLAYMATRIX")
+    if data is None or len(data) < 36:
+        return None
+    matrix = struct.unpack("=9i", data[:36])
+    return None if matrix == _UPRIGHT else matrix
+
+
+def _aspect(ratio: Fraction | None) -> Fraction | None:
+    return None if not ratio else Fraction(ratio)

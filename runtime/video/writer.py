@@ -1,0 +1,265 @@
+"""Frames into a video file, with exact times and everything else the input had."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+
+from vtsr.errors import OptionError, OutputError
+from vtsr.runtime.frame import Frame, PixelFormat, Planes
+from vtsr.runtime.video.codecs import Encoding, choose_encoder, container_for
+from vtsr.runtime.video.colour import (
+    CODE_OF_MATRIX,
+    FULL,
+    LIMITED,
+    ColourTags,
+    nearest_supported,
+    pixel_name,
+)
+from vtsr.runtime.video.facts import Timeline, VideoFacts
+from vtsr.runtime.video.partial import PartialFile
+from vtsr.runtime.video.passthrough import CLASSIC_TAGS, Passthrough, kept_file_tags, kept_stream_tags
+from vtsr.runtime.video.pictures import Converter, frame_of
+from vtsr.runtime.video.rgb import planes_of_rgb, rgb_of_planes
+
+MAX_TICKS = 2**31 - 1  # per second, what an MP4 header can say
+MATROSKA_TICK = Fraction(1, 1000)  # seconds; FFmpeg's muxer knows no other
+ISO_FORMATS = ("mp4", "mov")
+
+
+class VideoWriter:
+    """A video file being written; it appears under its name on `finish`.
+
+    facts, format
+        The input's facts and the pixel format of the frames that will come.
+    parts
+        Output frames per input frame (2**levels).
+    timeline
+        How the frames' times become times of the file.
+    passthrough
+        Other streams of the input, or None.
+
+    Raises `OptionError` for settings that do not go together, `OutputError` if writing fails.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        facts: VideoFacts,
+        *,
+        parts: int = 1,
+        timeline: Timeline | None = None,
+        encoding: Encoding | None = None,
+        passthrough: Passthrough | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        encoding = encoding or Encoding()
+        self.path = path
+        self.notes: list[str] = []
+        self._timeline = timeline or Timeline()
+        self._passthrough = passthrough
+        self._format = facts.format
+        self._convert = Converter()
+        self._durations: dict[int, int] = {}
+        container = container_for(path.suffix)
+        encoder = choose_encoder(container, encoding, facts.format, facts.width, facts.height)
+        self.notes += encoder.notes
+        self.pix_fmt, self.codec = encoder.pix_fmt, encoder.name
+        self.frame_rate = facts.frame_rate * parts / self._timeline.stretch
+        self._tick = output_tick(facts.time_base, self._timeline, parts)
+        self._check_tick(container.format, facts)
+        self._stored, tags = _stored_format(facts, encoder.pix_fmt)
+        self._file = PartialFile(path, overwrite)
+        self._container: Any = None
+        try:
+            self._container = av.open(
+                f"file:{self._file.working}", "w", format=container.format,
+                container_options=self._container_options(container.format, facts),
+            )  # fmt: skip
+            self._stream = self._add_video(facts, encoder.name, encoder.options, encoding.threads, tags)
+            if passthrough is not None:
+                passthrough.add_streams(self._container)
+                passthrough.copy_chapters(self._container)
+                self.notes += passthrough.notes
+            self._container.metadata.update(kept_file_tags(facts.metadata))
+            self._start(encoder.name, encoder.options)
+        except BaseException:
+            self.abandon()
+            raise
+
+    # Opening
+
+    def _check_tick(self, format: str, facts: VideoFacts) -> None:
+        if format not in ("matroska", "webm"):
+            return
+        if 1 / self.frame_rate < MATROSKA_TICK:
+            raise OptionError(
+                f"Matroska and WebM count milliseconds and cannot tell frames at {float(self.frame_rate):g} "
+                "per second apart; write .mp4 or .mov, use fewer levels, or --slow-motion."
+            )
+        if (1 / self.frame_rate) % MATROSKA_TICK:
+            self.notes.append(
+                "Matroska and WebM count milliseconds, so each frame time is rounded to the nearest one; "
+                ".mp4 and .mov keep them exactly."
+            )
+
+    def _container_options(self, format: str, facts: VideoFacts) -> dict[str, str]:
+        if format not in ISO_FORMATS:
+            return {}
+        # Edit lists (a start other than zero) count in the movie's ticks, 1/1000 s unless told.
+        scale = str(self._tick.denominator)
+        options = {"video_track_timescale": scale, "movie_timescale": scale}
+        if any(tag.lower() not in CLASSIC_TAGS for tag in kept_file_tags(facts.metadata)):
+            options["movflags"] = "use_metadata_tags"
+        return options
+
+    def _add_video(
+        self, facts: VideoFacts, encoder: str, options: dict[str, str], threads: int, tags: ColourTags
+    ) -> Any:
+        stream = self._container.add_stream(encoder, rate=self.frame_rate, options=options)
+        context = stream.codec_context
+        stream.width, stream.height = facts.width, facts.height
+        stream.pix_fmt = self.pix_fmt
+        stream.time_base = self._tick
+        context.time_base = self._tick
+        context.thread_count = threads
+        context.colorspace, context.color_range = tags.matrix, tags.range
+        context.color_primaries, context.color_trc = tags.primaries, tags.transfer
+        if facts.sample_aspect_ratio:
+            context.sample_aspect_ratio = facts.sample_aspect_ratio
+        if encoder == "libx265" and self._container.format.name in ISO_FORMATS:
+            context.codec_tag = "hvc1"  # what Apple's players look for
+        if facts.display_matrix is not None:
+            if hasattr(stream, "set_display_matrix"):
+                stream.set_display_matrix(facts.display_matrix)
+            else:
+                self.notes.append("This version of PyAV cannot write the rotation; install av>=18 to keep it.")
+        stream.metadata.update(kept_stream_tags(facts.stream_metadata))
+        return stream
+
+    def _start(self, encoder: str, options: dict[str, str]) -> None:
+        try:
+            self._stream.codec_context.open()
+        except (av.error.FFmpegError, ValueError) as error:
+            settings = ", ".join(f"{k}={v}" for k, v in options.items()) or "no options"
+            raise OptionError(
+                f"{encoder} does not start with {settings}, {self._stream.width}x{self._stream.height} "
+                f"{self.pix_fmt} ({error.strerror if hasattr(error, 'strerror') else error}); choose other settings."
+            ) from error
+        try:
+            self._container.start_encoding()
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._failure(error) from error
+
+    # Writing
+
+    def write(self, frame: Frame) -> None:
+        """Encodes one frame; its times are those of the input's clock."""
+        line, tick = self._timeline, self._tick
+        picture = self._encodable(frame.planes)
+        begin, end = line(frame.pts), line(frame.pts + frame.duration)
+        pts = round(begin / tick)
+        picture.pts, picture.time_base = pts, tick
+        # The encoder delays and reorders frames, and not every one hands durations on.
+        self._durations[pts] = max(1, round(end / tick) - pts)
+        try:
+            self._mux_video(self._stream.encode(picture))
+            self._mux_others(frame.pts)
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._failure(error) from error
+
+    def finish(self) -> None:
+        """Writes what is left and gives the file its name."""
+        try:
+            self._mux_video(self._stream.encode(None))
+            self._mux_others(None)
+            self._container.close()
+            self._container = None
+            self._file.commit()
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._failure(error) from error
+
+    def abandon(self, keep: bool = False) -> Path | None:
+        """Ends without success: removes the file, or keeps it as ``NAME.partial`` and returns that path."""
+        container, self._container = self._container, None
+        if container is not None:
+            try:
+                if keep:
+                    for packet in self._stream.encode(None):
+                        container.mux(packet)
+                container.close()
+            except (av.error.FFmpegError, OSError, ValueError):
+                pass  # the reason why it is abandoned, perhaps; what is on the disk stays readable or goes
+        if keep:
+            return self._file.keep()
+        self._file.discard()
+        return None
+
+    def _mux_video(self, packets: list[Any]) -> None:
+        for packet in packets:
+            duration = self._durations.pop(packet.pts, None)
+            if duration is not None:
+                packet.duration = duration
+            self._container.mux(packet)
+
+    def _mux_others(self, until: Fraction | None) -> None:
+        if self._passthrough is not None:
+            for packet in self._passthrough.packets(until):
+                self._container.mux(packet)
+
+    def _encodable(self, planes: Planes) -> av.VideoFrame:
+        stored = self._stored
+        if (planes.format.sampling == "rgb") != (stored.sampling == "rgb"):
+            if stored.sampling == "rgb":
+                image = rgb_of_planes(planes)
+                planes = Planes((image,), PixelFormat("rgb", 8 * image.dtype.itemsize))
+            else:
+                planes = planes_of_rgb(planes.planes[0], stored)
+        frame = frame_of(planes)
+        if pixel_name(planes.format) == self.pix_fmt:
+            return frame
+        if stored.sampling == "rgb":
+            return self._convert(frame, self.pix_fmt, planes.format, planes.format)
+        return self._convert(frame, self.pix_fmt, planes.format, stored)
+
+    def _failure(self, error: BaseException) -> OutputError:
+        reason = str(getattr(error, "strerror", None) or error).rstrip(".")
+        return OutputError(f"{self.path} could not be written ({reason}); check the space on the disk.")
+
+
+def output_tick(time_base: Fraction, timeline: Timeline, parts: int) -> Fraction:
+    """The longest 1/n s in which the start of every output frame is a whole number of ticks.
+
+    Input times are multiples of ``time_base``; output times are multiples of time_base * stretch / parts,
+    moved by the timeline. If that needs more ticks than a header can hold, the finest that fits.
+    """
+    step = time_base * timeline.stretch / parts
+    shift = timeline.begin - timeline.origin * timeline.stretch
+    ticks = math.lcm(step.denominator, shift.denominator)
+    if ticks > MAX_TICKS:
+        ticks = step.denominator
+    if ticks > MAX_TICKS:
+        ticks = MAX_TICKS
+    return Fraction(1, ticks)
+
+
+def _stored_format(facts: VideoFacts, pix_fmt: str) -> tuple[PixelFormat, ColourTags]:
+    """The format in which pictures are encoded and the tags that say so.
+
+    Tags are the input's own, unless RGB becomes YUV: then matrix and range are our choice and must be told.
+    """
+    sampling, bits = nearest_supported(pix_fmt)
+    fmt, tags = facts.format, facts.tags
+    if sampling == "rgb":
+        return PixelFormat("rgb", 8 if bits == 8 else 16), ColourTags(
+            0, 0 if fmt.sampling == "rgb" else FULL, tags.primaries, tags.transfer
+        )
+    if fmt.sampling != "rgb":
+        return PixelFormat(sampling, bits, fmt.matrix, fmt.full_range), tags
+    stored = PixelFormat(sampling, bits, "bt709", False)
+    return stored, ColourTags(CODE_OF_MATRIX["bt709"], LIMITED, tags.primaries, tags.transfer)
