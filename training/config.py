@@ -40,8 +40,8 @@ class TrainConfig:
     crop: int = 96
     frames: int = 3
     windows: tuple[int, ...] = (8, 4, 2)
-    window_weights: tuple[float, ...] = (0.55, 0.3, 0.15)
-    linear_share: float = 0.15
+    window_weights: tuple[float, ...] = (0.4, 0.35, 0.25)
+    linear_share: float = 0.1
     duty_low: float = 1.0
     noise: float = 0.0
     held_out: int = 32  # scenes at the end of the cache that are never trained on

@@ -50,7 +50,7 @@ class Process:
 
     rank: int = 0
     world: int = 1
-    device: torch.device = torch.device("cpu")  # noqa: RUF009
+    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def leads(self) -> bool:

@@ -39,8 +39,8 @@ class SampleOptions:
     frames: int = 3
     depth: int = 1
     windows: tuple[int, ...] = (8, 4, 2)
-    window_weights: tuple[float, ...] = (0.55, 0.3, 0.15)
-    linear_share: float = 0.15
+    window_weights: tuple[float, ...] = (0.4, 0.35, 0.25)
+    linear_share: float = 0.1
     duty_range: tuple[float, float] = (1.0, 1.0)
     noise: float = 0.0
 
@@ -71,40 +71,48 @@ class ExposureSampler(Dataset[list[Tensor]]):
         start = rng.integers(len(scene) - span + 1)
         y, x = rng.integers(scene.shape[1] - options.crop + 1, size=2)
         clip = scene[start : start + span, y : y + options.crop, x : x + options.crop]
-        if rng.random() < 0.5:
-            clip = clip[::-1]
-        if rng.random() < 0.5:
-            clip = clip[:, ::-1]
-        if rng.random() < 0.5:
-            clip = clip[:, :, ::-1]
-        if rng.random() < 0.5:
-            clip = clip.transpose(0, 2, 1, 3)
-        levels = _exposures(rng, np.ascontiguousarray(clip), window, options)
-        return [torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))) for x in levels]
+        turns = rng.random(4) < 0.5
+        levels = _exposures(rng, clip, window, options)
+        return [torch.from_numpy(_turned(level, turns)) for level in levels]
+
+
+def _turned(frames: NDArray[np.float32], turns: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(T, H, W, 3) to (T, 3, H, W), reversed in time, upside down, mirrored and transposed as told."""
+    reverse, upside_down, mirror, transpose = turns
+    frames = frames[:: -1 if reverse else 1, :: -1 if upside_down else 1, :: -1 if mirror else 1]
+    return np.ascontiguousarray(frames.transpose((0, 3, 2, 1) if transpose else (0, 3, 1, 2)))
 
 
 def _exposures(
     rng: np.random.Generator, clip: NDArray[np.uint8], window: int, options: SampleOptions
 ) -> list[NDArray[np.float32]]:
-    values = clip.astype(np.float32) / 255
+    """Exposures of every level, (frames * 2**k, H, W, 3) for k = 0 .. depth, from all sub-frames of the sample."""
     linear = rng.random() < options.linear_share
-    if linear:
-        values **= SRGB_GAMMA
     duty = rng.uniform(*options.duty_range)
-    levels = []
-    for k in range(options.depth + 1):
-        length = window >> k
-        shots = values.reshape(-1, length, *values.shape[1:])
-        if k == 0 and duty < 1:
-            shots = shots[:, : max(1, round(duty * length))]
-        levels.append(shots.mean(axis=1))
+    table = np.linspace(0, 1, 256, dtype=np.float32)
     if linear:
-        levels = [x ** (1 / SRGB_GAMMA) for x in levels]
+        table **= SRGB_GAMMA
+
+    def average(shots: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if linear:
+            return table[shots].mean(axis=1)
+        # Sums of small integers are exact and several times as fast as a mean of floats.
+        return shots.sum(axis=1, dtype=np.uint16) * np.float32(1 / (255 * shots.shape[1]))
+
+    shape = clip.shape[1:]
+    levels = [average(clip.reshape(-1, window >> options.depth, *shape))]
+    for _ in range(options.depth):
+        levels.insert(0, (levels[0][0::2] + levels[0][1::2]) * np.float32(0.5))
+    if duty < 1:
+        levels[0] = average(clip.reshape(-1, window, *shape)[:, : max(1, round(duty * window))])
+    if linear:
+        levels = [x ** np.float32(1 / SRGB_GAMMA) for x in levels]
     if options.noise:
-        levels[0] = levels[0] + rng.normal(0, rng.uniform(0, options.noise), levels[0].shape).astype(np.float32)
+        sigma = rng.uniform(0, options.noise)
+        levels[0] = levels[0] + sigma * rng.standard_normal(levels[0].shape, np.float32)
     if window == max(options.windows):
-        levels[0] = np.rint(levels[0] * 255) / 255
-    return [np.clip(x, 0, 1).astype(np.float32) for x in levels]
+        levels[0] = np.rint(levels[0] * 255) * np.float32(1 / 255)
+    return [np.clip(x, 0, 1) for x in levels]
 
 
 class _StepBatches:
