@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from fractions import Fraction
@@ -243,8 +244,6 @@ def _can_hold(format: str, stream: Any) -> bool:
     except (av.error.FFmpegError, ValueError, AttributeError, TypeError):
         return False
     finally:
-        try:
+        with contextlib.suppress(av.error.FFmpegError):  # nothing was meant to be kept
             trial.close()
-        except av.error.FFmpegError:
-            pass  # nothing was meant to be kept
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator
@@ -93,11 +94,9 @@ class VideoReader:
             return Timeline(origin=origin, begin=origin)
         origin += start or 0
         if start:
-            try:
+            # A pipe cannot be rewound; everything before the start is decoded and dropped then.
+            with contextlib.suppress(av.error.FFmpegError):
                 self._container.seek(int(origin / self._stream.time_base), stream=self._stream)
-            except av.error.FFmpegError:
-                # A pipe cannot be rewound; everything before the start is decoded and dropped.
-                pass
         return Timeline(origin=origin, end=None if duration is None else origin + duration, cut=True)
 
     def _first_picture(self) -> tuple[av.VideoFrame, Fraction, Fraction | None]:
@@ -235,9 +234,18 @@ class VideoReader:
             index += 1
             following = next(self._pictures, None)
             if following is None:
-                yield self._timed(*waiting, own or span, index - 1)
+                yield self._timed(*waiting, self._last_duration(pts) or own or span, index - 1)
                 return
             frame, pts, own = following
+
+    def _last_duration(self, pts: Fraction) -> Fraction | None:
+        # In MP4 and MOV the durations of packets are distances in decoding order, so the last picture's is
+        # found from the end of the track instead.
+        stream = self._stream
+        if not self._container.format.name.startswith("mov") or stream.duration is None:
+            return None
+        end = ((stream.start_time or 0) + stream.duration) * stream.time_base
+        return end - pts if end > pts and self.frames_read >= stream.frames > 0 else None
 
     def _timed(self, planes: Planes, pts: Fraction, duration: Fraction, index: int) -> Frame:
         self._longest = max(self._longest, duration)
@@ -262,6 +270,15 @@ class VideoReader:
         return planes_of(frame, facts.format)
 
     # Results
+
+    @property
+    def stream_index(self) -> int:
+        """Which of the container's streams is read."""
+        return int(self._stream.index)
+
+    @property
+    def has_audio(self) -> bool:
+        return bool(self._container.streams.audio)
 
     @property
     def is_constant_rate(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -47,7 +48,7 @@ class AudioStretch:
             )
         )
         nodes.append(self._graph.add("abuffersink"))
-        for first, second in zip(nodes, nodes[1:], strict=False):
+        for first, second in itertools.pairwise(nodes):
             first.link_to(second)
         self._graph.configure()
         self._finished = False

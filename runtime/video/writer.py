@@ -11,21 +11,12 @@ import av
 import av.error
 
 from vtsr.errors import OptionError, OutputError
-from vtsr.runtime.frame import Frame, PixelFormat, Planes
+from vtsr.runtime.frame import Frame
 from vtsr.runtime.video.codecs import Encoding, choose_encoder, container_for
-from vtsr.runtime.video.colour import (
-    CODE_OF_MATRIX,
-    FULL,
-    LIMITED,
-    ColourTags,
-    nearest_supported,
-    pixel_name,
-)
 from vtsr.runtime.video.facts import Timeline, VideoFacts
 from vtsr.runtime.video.partial import PartialFile
 from vtsr.runtime.video.passthrough import CLASSIC_TAGS, Passthrough, kept_file_tags, kept_stream_tags
-from vtsr.runtime.video.pictures import Converter, frame_of
-from vtsr.runtime.video.rgb import planes_of_rgb, rgb_of_planes
+from vtsr.runtime.video.storage import Storage
 
 MAX_TICKS = 2**31 - 1  # per second, what an MP4 header can say
 MATROSKA_TICK = Fraction(1, 1000)  # seconds; FFmpeg's muxer knows no other
@@ -63,9 +54,9 @@ class VideoWriter:
         self.notes: list[str] = []
         self._timeline = timeline or Timeline()
         self._passthrough = passthrough
-        self._format = facts.format
-        self._convert = Converter()
-        self._durations: dict[int, int] = {}
+        self._durations: dict[int, int] = {}  # by pts, of frames inside the encoder
+        self._first_packet: tuple[int, int] | None = None  # its pts and dts
+        self._end = 0
         container = container_for(path.suffix)
         encoder = choose_encoder(container, encoding, facts.format, facts.width, facts.height)
         self.notes += encoder.notes
@@ -73,7 +64,7 @@ class VideoWriter:
         self.frame_rate = facts.frame_rate * parts / self._timeline.stretch
         self._tick = output_tick(facts.time_base, self._timeline, parts)
         self._check_tick(container.format, facts)
-        self._stored, tags = _stored_format(facts, encoder.pix_fmt)
+        self._store = Storage(facts, encoder.pix_fmt)
         self._file = PartialFile(path, overwrite)
         self._container: Any = None
         try:
@@ -81,7 +72,7 @@ class VideoWriter:
                 f"file:{self._file.working}", "w", format=container.format,
                 container_options=self._container_options(container.format, facts),
             )  # fmt: skip
-            self._stream = self._add_video(facts, encoder.name, encoder.options, encoding.threads, tags)
+            self._stream = self._add_video(facts, encoder.name, encoder.options, encoding.threads)
             if passthrough is not None:
                 passthrough.add_streams(self._container)
                 passthrough.copy_chapters(self._container)
@@ -119,7 +110,7 @@ class VideoWriter:
         return options
 
     def _add_video(
-        self, facts: VideoFacts, encoder: str, options: dict[str, str], threads: int, tags: ColourTags
+        self, facts: VideoFacts, encoder: str, options: dict[str, str], threads: int
     ) -> Any:
         stream = self._container.add_stream(encoder, rate=self.frame_rate, options=options)
         context = stream.codec_context
@@ -128,6 +119,7 @@ class VideoWriter:
         stream.time_base = self._tick
         context.time_base = self._tick
         context.thread_count = threads
+        tags = self._store.tags
         context.colorspace, context.color_range = tags.matrix, tags.range
         context.color_primaries, context.color_trc = tags.primaries, tags.transfer
         if facts.sample_aspect_ratio:
@@ -161,12 +153,13 @@ class VideoWriter:
     def write(self, frame: Frame) -> None:
         """Encodes one frame; its times are those of the input's clock."""
         line, tick = self._timeline, self._tick
-        picture = self._encodable(frame.planes)
+        picture = self._store(frame.planes)
         begin, end = line(frame.pts), line(frame.pts + frame.duration)
         pts = round(begin / tick)
         picture.pts, picture.time_base = pts, tick
         # The encoder delays and reorders frames, and not every one hands durations on.
-        self._durations[pts] = max(1, round(end / tick) - pts)
+        self._end = round(end / tick)
+        self._durations[pts] = max(1, self._end - pts)
         try:
             self._mux_video(self._stream.encode(picture))
             self._mux_others(frame.pts)
@@ -176,7 +169,11 @@ class VideoWriter:
     def finish(self) -> None:
         """Writes what is left and gives the file its name."""
         try:
-            self._mux_video(self._stream.encode(None))
+            packets = self._stream.encode(None)
+            if self._first_packet is None and packets:
+                self._first_packet = (packets[0].pts, packets[0].dts)
+            self._set_end(packets)
+            self._mux_video(packets)
             self._mux_others(None)
             self._container.close()
             self._container = None
@@ -200,8 +197,20 @@ class VideoWriter:
         self._file.discard()
         return None
 
+    def _set_end(self, packets: list[Any]) -> None:
+        # In MP4 and MOV a sample lasts until the next one in *decoding* order is due, and the track as long as
+        # all samples together; so it is the last packet that has to make the track end where the video ends.
+        if self._container.format.name not in ISO_FORMATS or not packets or self._first_packet is None:
+            return
+        first_pts, first_dts = self._first_packet
+        duration = (self._end - first_pts) - (packets[-1].dts - first_dts)
+        if duration > 0:
+            self._durations[packets[-1].pts] = duration
+
     def _mux_video(self, packets: list[Any]) -> None:
         for packet in packets:
+            if self._first_packet is None:
+                self._first_packet = (packet.pts, packet.dts)  # an IDR frame: first in both orders
             duration = self._durations.pop(packet.pts, None)
             if duration is not None:
                 packet.duration = duration
@@ -211,21 +220,6 @@ class VideoWriter:
         if self._passthrough is not None:
             for packet in self._passthrough.packets(until):
                 self._container.mux(packet)
-
-    def _encodable(self, planes: Planes) -> av.VideoFrame:
-        stored = self._stored
-        if (planes.format.sampling == "rgb") != (stored.sampling == "rgb"):
-            if stored.sampling == "rgb":
-                image = rgb_of_planes(planes)
-                planes = Planes((image,), PixelFormat("rgb", 8 * image.dtype.itemsize))
-            else:
-                planes = planes_of_rgb(planes.planes[0], stored)
-        frame = frame_of(planes)
-        if pixel_name(planes.format) == self.pix_fmt:
-            return frame
-        if stored.sampling == "rgb":
-            return self._convert(frame, self.pix_fmt, planes.format, planes.format)
-        return self._convert(frame, self.pix_fmt, planes.format, stored)
 
     def _failure(self, error: BaseException) -> OutputError:
         reason = str(getattr(error, "strerror", None) or error).rstrip(".")
@@ -247,19 +241,3 @@ def output_tick(time_base: Fraction, timeline: Timeline, parts: int) -> Fraction
         ticks = MAX_TICKS
     return Fraction(1, ticks)
 
-
-def _stored_format(facts: VideoFacts, pix_fmt: str) -> tuple[PixelFormat, ColourTags]:
-    """The format in which pictures are encoded and the tags that say so.
-
-    Tags are the input's own, unless RGB becomes YUV: then matrix and range are our choice and must be told.
-    """
-    sampling, bits = nearest_supported(pix_fmt)
-    fmt, tags = facts.format, facts.tags
-    if sampling == "rgb":
-        return PixelFormat("rgb", 8 if bits == 8 else 16), ColourTags(
-            0, 0 if fmt.sampling == "rgb" else FULL, tags.primaries, tags.transfer
-        )
-    if fmt.sampling != "rgb":
-        return PixelFormat(sampling, bits, fmt.matrix, fmt.full_range), tags
-    stored = PixelFormat(sampling, bits, "bt709", False)
-    return stored, ColourTags(CODE_OF_MATRIX["bt709"], LIMITED, tags.primaries, tags.transfer)
