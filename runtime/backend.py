@@ -1,0 +1,67 @@
+"""What a backend does: the few operations that streaming recursion is made of.
+
+Tensors are opaque to everything but the backend that made them; only their frame count is known. One
+backend object belongs to one stream at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from vtsr.errors import OptionError
+from vtsr.runtime.frame import PixelFormat, Planes
+from vtsr.runtime.models import open_model
+
+Tensor = Any  # float frames (N, 3, H', W') on the backend's device, H' and W' multiples of 32
+
+BACKENDS = ("auto", "onnxruntime", "tensorrt")
+
+
+class StepResult(NamedTuple):
+    """Half exposures (2B, 3, H', W') in order of time, and the state (1, 3, H', W') for the next step."""
+
+    halves: Tensor
+    next_u: Tensor
+    next_a: Tensor
+
+
+class Backend(Protocol):
+    """Runs the three graphs of a model. See `vtsr.export.step` for what a step computes."""
+
+    name: str
+
+    def ingest(self, pictures: Sequence[Planes]) -> Tensor:
+        """Stored pictures of one size and format to padded float RGB."""
+
+    def frames_in(self, tensor: Tensor) -> int:
+        """How many frames a tensor holds."""
+
+    def part(self, tensor: Tensor, start: int, stop: int) -> Tensor:
+        """Frames ``start`` to ``stop`` of a tensor."""
+
+    def step(self, u: Tensor, a_u: Tensor | None, v: Tensor) -> StepResult:
+        """Halves of u, v[0] .. v[B-2]; ``a_u`` is None at the start of a stream."""
+
+    def finish(self, u: Tensor, a_u: Tensor | None) -> Tensor:
+        """Both halves of the last frame, (2, 3, H', W')."""
+
+    def emit(self, frames: Tensor, format: PixelFormat, height: int, width: int) -> list[Planes]:
+        """Padded float RGB to stored pictures of the original size."""
+
+    def close(self) -> None:
+        """Frees everything; the backend cannot be used afterwards."""
+
+
+def load_backend(name: str = "auto", model: str = "default", threads: int | None = None) -> Backend:
+    """The backend called ``name`` with ``model`` loaded.
+
+    Raises `OptionError` for an unknown name and `ModelError` if the model cannot be used.
+    """
+    if name not in BACKENDS:
+        raise OptionError(f"There is no backend {name!r}; choose one of {', '.join(BACKENDS)}.")
+    if name == "tensorrt":
+        raise OptionError("This version has no TensorRT backend yet; use onnxruntime.")
+    from vtsr.runtime.onnx_backend import OnnxBackend
+
+    return OnnxBackend(open_model(model), threads)

@@ -1,0 +1,184 @@
+"""Upconverter: frames in, 2**levels as many frames out, each with 2**levels times less motion blur."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from types import TracebackType
+
+import numpy as np
+
+from vtsr.errors import InputError, OptionError
+from vtsr.runtime.backend import Tensor, load_backend
+from vtsr.runtime.cuts import DEFAULT_THRESHOLD, SceneCutDetector
+from vtsr.runtime.frame import Frame, Image, PixelFormat, Planes
+from vtsr.runtime.recursion import Recursion
+
+MIN_SIDE = 16  # pixels
+MAX_SIDE = 16384  # pixels; more is a damaged header rather than a video
+
+
+class Upconverter:
+    """Turns a stream of frames into one of 2**levels times the frame rate.
+
+    >>> import numpy as np, vtsr
+    >>> frames = [np.full((32, 48, 3), 10 * i, np.uint8) for i in range(4)]
+    >>> with vtsr.Upconverter(levels=1, frame_rate=25) as up:
+    ...     outputs = list(up.run(frames))
+    >>> len(outputs), str(outputs[3].pts), outputs[3].image.shape
+    (8, '3/50', (32, 48, 3))
+
+    Parameters
+    ----------
+    levels
+        Recursion levels, 1 to 4.
+    backend
+        ``"auto"``, ``"onnxruntime"`` or ``"tensorrt"``.
+    model
+        Name of a shipped model, or a folder written by vtsr-export.
+    threads
+        CPU threads; None takes all cores.
+    scene_threshold
+        Score above which two frames count as different scenes, see `vtsr.runtime.cuts`; 1 finds no cuts.
+    frame_rate
+        Frames per second of input that is given as bare arrays; `Frame` objects carry their own times.
+
+    Raises `OptionError` for arguments out of range and `ModelError` if the model cannot be used. Frames
+    of another size or format than the one before start a new scene.
+    """
+
+    def __init__(
+        self,
+        levels: int = 2,
+        *,
+        backend: str = "auto",
+        model: str = "default",
+        threads: int | None = None,
+        scene_threshold: float = DEFAULT_THRESHOLD,
+        frame_rate: Fraction | int = Fraction(30),
+    ) -> None:
+        if frame_rate <= 0:
+            raise OptionError(f"The frame rate must be positive, not {frame_rate}.")
+        self.levels = levels
+        self.cuts: list[int] = []  # source_index of the first frame of every scene but the first
+        self._backend = load_backend(backend, model, threads)
+        self._recursion = Recursion(self._backend, levels)
+        self._detector = SceneCutDetector(scene_threshold)
+        self._frame_time = 1 / Fraction(frame_rate)
+        self._pending: deque[Frame] = deque()  # input frames that have not all come out yet
+        self._emitted = 0  # outputs of the oldest pending frame that have come out
+        self._shape: tuple[PixelFormat, int, int] | None = None
+        self._count = 0
+        self._ingest_seconds = self._emit_seconds = self._cut_seconds = 0.0
+
+    @property
+    def backend_name(self) -> str:
+        return self._backend.name
+
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        """Time spent so far, by stage, in seconds."""
+        stages = {"cuts": self._cut_seconds, "ingest": self._ingest_seconds}
+        stages |= {f"level {k}": level.seconds for k, level in enumerate(self._recursion.levels, 1)}
+        return stages | {"emit": self._emit_seconds}
+
+    def push(self, *frames: Frame | Image) -> list[Frame]:
+        """Takes the next frame, or several as one batch, and returns the outputs that are now complete.
+
+        Outputs lag one input frame behind. Raises `InputError` for frames that are not RGB arrays or
+        smaller than 16 x 16 pixels.
+        """
+        outputs: list[Frame] = []
+        batch: list[Planes] = []
+        for given in frames:
+            frame, picture = self._accept(given)
+            shape = (picture.format, picture.height, picture.width)
+            began = time.perf_counter()
+            boundary = self._detector.is_cut(picture) or (self._shape is not None and shape != self._shape)
+            self._cut_seconds += time.perf_counter() - began
+            if boundary:
+                outputs += self._process(batch) + self._end_scene()
+                batch = []
+                self.cuts.append(frame.source_index)
+            self._shape = shape
+            self._pending.append(frame)
+            batch.append(picture)
+        return outputs + self._process(batch)
+
+    def flush(self) -> list[Frame]:
+        """Ends the stream and returns the remaining frames; the next push starts a new one."""
+        outputs = self._end_scene()
+        self._shape = None
+        self._detector = SceneCutDetector(self._detector.threshold)
+        return outputs
+
+    def run(self, frames: Iterable[Frame | Image], chunk: int = 1) -> Iterator[Frame]:
+        """Upconverts a whole stream, ``chunk`` input frames at a time; the result is the same for any chunk."""
+        if chunk < 1:
+            raise OptionError(f"The chunk must be at least one frame, not {chunk}.")
+        group: list[Frame | Image] = []
+        for frame in frames:
+            group.append(frame)
+            if len(group) == chunk:
+                yield from self.push(*group)
+                group = []
+        yield from self.push(*group)
+        yield from self.flush()
+
+    def close(self) -> None:
+        """Frees the backend; frames that were not flushed are dropped."""
+        self._backend.close()
+
+    def __enter__(self) -> Upconverter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _accept(self, given: Frame | Image) -> tuple[Frame, Planes]:
+        frame = given
+        if not isinstance(frame, Frame):
+            frame = Frame(np.asarray(given), self._count * self._frame_time, self._frame_time, self._count)
+        picture = frame.planes
+        if not (MIN_SIDE <= min(picture.height, picture.width) <= max(picture.height, picture.width) <= MAX_SIDE):
+            size = f"{picture.width} x {picture.height}"
+            raise InputError(f"A frame of {size} pixels cannot be used; sides must be {MIN_SIDE} to {MAX_SIDE}.")
+        self._count += 1
+        return frame, picture
+
+    def _process(self, batch: list[Planes]) -> list[Frame]:
+        if not batch:
+            return []
+        began = time.perf_counter()
+        tensor = self._backend.ingest(batch)
+        self._ingest_seconds += time.perf_counter() - began
+        return self._complete(self._recursion.push(tensor))
+
+    def _end_scene(self) -> list[Frame]:
+        return self._complete(self._recursion.flush())
+
+    def _complete(self, tensors: list[Tensor]) -> list[Frame]:
+        """Stored pictures of finished tensors, with their times."""
+        outputs = []
+        parts = 2**self.levels
+        for tensor in tensors:
+            assert self._shape is not None
+            began = time.perf_counter()
+            pictures = self._backend.emit(tensor, *self._shape)
+            self._emit_seconds += time.perf_counter() - began
+            for picture in pictures:
+                source = self._pending[0]
+                length = source.duration / parts
+                start = source.pts + self._emitted * length
+                # Frames come out as they came in: a bare array for a bare array.
+                kept = picture if isinstance(source.picture, Planes) else picture.planes[0]
+                outputs.append(Frame(kept, start, length, source.source_index, self._emitted))
+                self._emitted += 1
+                if self._emitted == parts:
+                    self._emitted = 0
+                    self._pending.popleft()
+        return outputs
