@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -185,3 +185,28 @@ class Repeat:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+@dataclass
+class Outcome:
+    """How a command ended: exit code and what it said on stderr."""
+
+    code: int
+    said: str
+
+
+class Command:
+    """`vtsr-upconvert` as a function, with `Repeat` instead of the network."""
+
+    def __init__(self, monkeypatch: Any, capsys: Any) -> None:
+        monkeypatch.setattr("vtsr.runtime.upconverter.Upconverter", Repeat)
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> Outcome:
+        from vtsr.runtime.upconvert import main
+
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse ends the process on bad options
+            code = int(stop.code or 0)
+        return Outcome(code, self._capsys.readouterr().err)

@@ -94,6 +94,10 @@ CONTAINERS = {
 }
 
 
+# FFmpeg says QuickTime files can hold these, and then refuses to write the header.
+_REFUSED = {("mov", "vp9"), ("mov", "av1")}
+
+
 @dataclass(frozen=True)
 class Encoding:
     """What the user asked for; None means the default."""
@@ -142,6 +146,8 @@ def container_for(extension: str) -> Container:
 
 def fits(container: Container, encoder: str) -> bool:
     """Whether ``container`` can hold what ``encoder`` makes."""
+    if (container.format, av.Codec(encoder, "w").canonical_name) in _REFUSED:
+        return False
     with av.open(io.BytesIO(), "w", format=container.format) as trial:
         try:
             trial.add_stream(encoder)

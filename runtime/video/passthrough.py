@@ -92,12 +92,15 @@ class Passthrough:
                     self._add_stretched(output, stream)
                 continue
             self._add_copy(output, stream, kind)
+        # Audio that only fills the decoder, marked so by the edit list of an MP4 file. Other containers have no
+        # such mark and would play it.
+        self._keeps_discarded = output.format.name in ("mp4", "mov")
         self._sources = sorted([*self._copies, *self._stretches])
 
     def _add_copy(self, output: Any, stream: Any, kind: str) -> None:
         label = f"The {kind} stream #{stream.index} ({getattr(stream, 'name', None) or 'unknown codec'})"
-        if kind == "data" and "timecode" in stream.metadata:
-            return  # frame numbers at the old rate
+        if kind == "data" and self._is_bookkeeping(stream):
+            return
         if not _can_hold(output.format.name, stream):
             self.notes.append(f"{label} does not fit into {output.format.name} and is left out.")
             return
@@ -108,6 +111,12 @@ class Passthrough:
         copy.metadata.update(kept_stream_tags(dict(stream.metadata)))
         copy.disposition = int(stream.disposition)
         self._copies[stream.index] = copy
+
+    def _is_bookkeeping(self, stream: Any) -> bool:
+        # Timecodes number frames at the old rate. Chapters are copied as such; their track in MP4 is only a
+        # second copy, which the muxer makes anew.
+        is_chapter_track = stream.name == "bin_data" and self._container.chapters()
+        return "timecode" in stream.metadata or bool(is_chapter_track)
 
     def _add_stretched(self, output: Any, stream: Any) -> None:
         if stream.codec_context is None:
@@ -186,6 +195,8 @@ class Passthrough:
             if index in self._stretches:
                 yield from self._stretches[index].flush()
             return
+        if packet.is_discard and not self._keeps_discarded:
+            return
         if line.cut and time is not None:
             kind = packet.stream.type
             length = (packet.duration or 0) * packet.time_base
@@ -237,7 +248,7 @@ def _can_hold(format: str, stream: Any) -> bool:
     try:
         if stream.type == "attachment":
             trial.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
-            return format in ("matroska", "webm") and format != "webm"
+            return format == "matroska"
         copy = trial.add_stream_from_template(stream, opaque=True)
         copy.metadata.update(kept_stream_tags(dict(stream.metadata)))
         trial.start_encoding()

@@ -21,6 +21,8 @@ from vtsr.runtime.video.storage import Storage
 MAX_TICKS = 2**31 - 1  # per second, what an MP4 header can say
 MATROSKA_TICK = Fraction(1, 1000)  # seconds; FFmpeg's muxer knows no other
 ISO_FORMATS = ("mp4", "mov")
+# Encoders that write the sample aspect ratio themselves; PyAV hands it to the MP4 and MOV muxers only.
+ASPECT_IN_BITSTREAM = ("libx264", "libx265", "ffv1")
 
 
 class VideoWriter:
@@ -101,7 +103,8 @@ class VideoWriter:
 
     def _container_options(self, format: str, facts: VideoFacts) -> dict[str, str]:
         if format not in ISO_FORMATS:
-            return {}
+            # Without this, audio that begins a little before zero (encoder padding) would move the pictures.
+            return {"avoid_negative_ts": "disabled"}
         # Edit lists (a start other than zero) count in the movie's ticks, 1/1000 s unless told.
         scale = str(self._tick.denominator)
         options = {"video_track_timescale": scale, "movie_timescale": scale}
@@ -124,6 +127,11 @@ class VideoWriter:
         context.color_primaries, context.color_trc = tags.primaries, tags.transfer
         if facts.sample_aspect_ratio:
             context.sample_aspect_ratio = facts.sample_aspect_ratio
+            if self._container.format.name not in ISO_FORMATS and encoder not in ASPECT_IN_BITSTREAM:
+                self.notes.append(
+                    f"{encoder} in {self.path.suffix} cannot note the pixels' aspect ratio "
+                    f"({facts.sample_aspect_ratio}); .mp4 and .mov can."
+                )
         if encoder == "libx265" and self._container.format.name in ISO_FORMATS:
             context.codec_tag = "hvc1"  # what Apple's players look for
         if facts.display_matrix is not None:
