@@ -86,14 +86,10 @@ class DenseNetwork(nn.Module):
         self.decoder1 = blocks(c1, dims.decoder_blocks[1])
         self.head = conv3(c1, pair)
         self.shuffle = nn.PixelShuffle(UNSHUFFLE)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
-            if isinstance(layer, ResidualBlock):
-                # Small branches keep the sum of many blocks at the scale of its input (SkipInit).
-                layer.conv2.weight.data.mul_(0.1)
+        # Everything else keeps PyTorch's small default weights: with larger ones the first steps of Adam
+        # throw the zero head far off, and training comes to a halt on a plateau.
         nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Estimates the second half of ``first`` and the first half of ``second``.
