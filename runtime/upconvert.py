@@ -6,9 +6,11 @@ import argparse
 import contextlib
 import json
 import re
+import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from vtsr.runtime.options import MAX_LEVELS, Parser, add_model_options, run_cli
 from vtsr.runtime.video.codecs import CODECS, Encoding, container_for
 from vtsr.runtime.video.comparison import Comparison
 from vtsr.runtime.video.facts import Timeline, VideoFacts
-from vtsr.runtime.video.images import ImageReader, ImageWriter, is_image_sequence
+from vtsr.runtime.video.images import ImageReader, ImageWriter, is_image_sequence, means_images
 from vtsr.runtime.video.orientation import upright, upright_facts
 from vtsr.runtime.video.partial import check_folder
 from vtsr.runtime.video.passthrough import Passthrough
@@ -108,12 +110,30 @@ def upconvert(args: argparse.Namespace) -> int:
     """Runs the conversion that the parsed options describe; raises `VtsrError` where it cannot."""
     check_options(args)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_termination_interrupts())
         path = args.input
         if path == DEMO and not Path(DEMO).exists():
             path = _render_demo(stack)
         reader = stack.enter_context(_open_input(path, args))
         _run(path, reader, args, stack)
     return 0
+
+
+@contextlib.contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Inside, SIGTERM (`kill`, a batch system's time limit) ends the job as Ctrl-C does: cleanly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def interrupt(number: int, place: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -141,7 +161,7 @@ def _check_output(args: argparse.Namespace) -> None:
     output = Path(args.output)
     if args.input != PIPE and output.exists() and Path(args.input).exists() and output.samefile(args.input):
         raise OutputError(f"{output} is the input itself; choose another name for the output.")
-    if is_image_sequence(output) or not output.suffix:
+    if means_images(args.output):
         return
     check_folder(output.parent)
     if output.exists() and not output.is_dir() and not args.yes:
@@ -246,8 +266,8 @@ def _run(path: str, reader: Reader, args: argparse.Namespace, stack: contextlib.
 
 def _must_stand_upright(output: str) -> bool:
     """Whether the output has no place for a rotation, so that the pixels have to be turned."""
-    path = Path(output)
-    return output == PIPE or is_image_sequence(path) or path.suffix.lower() not in (".mp4", ".m4v", ".mov", ".mkv")
+    suffix = Path(output).suffix.lower()
+    return output == PIPE or means_images(output) or suffix not in (".mp4", ".m4v", ".mov", ".mkv")
 
 
 def _timeline(part: Timeline, stretch: int) -> Timeline:
@@ -269,7 +289,7 @@ def _open_output(
         return RawWriter(sys.stdout.buffer, facts, y4m=not args.raw, pix_fmt=args.pix_fmt, **common)
     if suffix in RAW_EXTENSIONS or suffix == ".y4m":
         return RawWriter(output, facts, y4m=suffix == ".y4m", pix_fmt=args.pix_fmt, **common)
-    if is_image_sequence(output) or not suffix:
+    if means_images(args.output):
         return ImageWriter(output, facts, overwrite=args.yes)
     passthrough = None
     if isinstance(reader, VideoReader) and path != PIPE:

@@ -138,9 +138,10 @@ def container_for(extension: str) -> Container:
         return CONTAINERS[extension.lower()]
     except KeyError:
         known = ", ".join(CONTAINERS)
+        given = f"'{extension}'" if extension else "A name without extension"
         raise OptionError(
-            f"'{extension}' is not a video container this command writes; name the output {known}, .y4m, or a "
-            "folder or pattern for images."
+            f"{given} is not a video container this command writes; name the output {known}, .y4m, or a "
+            "folder (ending in /) or pattern for images."
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -29,6 +30,11 @@ _NUMBER = re.compile(r"%(0\d+)?d")
 def is_image_sequence(path: Path) -> bool:
     """Whether ``path`` means images: an existing folder, a pattern or the name of an image."""
     return path.is_dir() or bool(_NUMBER.search(path.name)) or path.suffix.lower() in EXTENSIONS
+
+
+def means_images(name: str) -> bool:
+    """Whether the name of an output means images: as `is_image_sequence`, or a folder to be made (``out/``)."""
+    return name.endswith(("/", os.sep)) or is_image_sequence(Path(name))
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:
@@ -224,7 +230,7 @@ class ImageWriter:
             data.tofile(self._folder.working / (self._name % self._count))
         except OSError as error:
             raise OutputError(
-                f"{self.path} could not be written ({error.strerror or error}); check the space on the disk."
+                f"{self.path} could not be written ({error.strerror or error}); choose another place or free some space."
             ) from error
         self._count += 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -102,26 +104,30 @@ class RawWriter:
             self._put(np.ascontiguousarray(lines[:rows, : samples * fmt.dtype().itemsize]).data)
 
     def _put(self, data: bytes | memoryview) -> None:
+        self._guarded(lambda: self._stream.write(data))
+
+    def _guarded(self, operation: Callable[[], object]) -> None:
         try:
-            self._stream.write(data)
+            operation()
         except BrokenPipeError:
             raise
         except OSError as error:
             raise OutputError(
-                f"{self.path} could not be written ({error.strerror or error}); check the space on the disk."
+                f"{self.path} could not be written ({error.strerror or error}); choose another place or free some space."
             ) from error
 
     def finish(self) -> None:
-        self._stream.flush()
+        self._guarded(self._stream.flush)
         if self._file is not None:
-            self._stream.close()
+            self._guarded(self._stream.close)
             self._file.commit()
 
     def abandon(self, keep: bool = False) -> Path | None:
         """Ends without success: removes the file, or keeps it as ``NAME.partial`` and returns that path."""
         if self._file is None:
             return None
-        self._stream.close()
+        with contextlib.suppress(OSError):  # what is still buffered may not fit on the disk either
+            self._stream.close()
         if keep:
             return self._file.keep()
         self._file.discard()

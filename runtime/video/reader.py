@@ -25,6 +25,9 @@ CONTAINER_TICK = Fraction(1, 1_000_000)  # AV_TIME_BASE
 
 # FFmpeg "plays" text as a terminal; nobody who passes a text file wants that.
 _TEXT_FORMATS = {"tty", "bin", "adf", "idf", "xbin"}
+# Containers that say at the beginning how long they last, so that a missing end shows.
+_HEADED = {"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "flv"}
+MISSING_SECONDS = Fraction(1, 2)
 _UPRIGHT = (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
 
 
@@ -300,6 +303,13 @@ class VideoReader:
                 f"{self.facts.name} is incomplete: {self.frames_read} of "
                 f"{self._stream_frames - self._discarded} frames could be read."
             )
+        elif not self.timeline.cut and self._container.format.name in _HEADED and self.facts.duration is not None:
+            end = self._begin_of_stream() + self.facts.duration
+            if end - self._last_end > max(MISSING_SECONDS, self.facts.duration / 20):
+                notes.append(
+                    f"The pictures of {self.facts.name} end after {_seconds(self._last_end)} s, but it says it "
+                    f"lasts {_seconds(end)} s; it may be incomplete."
+                )
         return notes
 
     @property

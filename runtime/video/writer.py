@@ -231,7 +231,7 @@ class VideoWriter:
 
     def _failure(self, error: BaseException) -> OutputError:
         reason = str(getattr(error, "strerror", None) or error).rstrip(".")
-        return OutputError(f"{self.path} could not be written ({reason}); check the space on the disk.")
+        return OutputError(f"{self.path} could not be written ({reason}); choose another place or free some space.")
 
 
 def output_tick(time_base: Fraction, timeline: Timeline, parts: int) -> Fraction:
