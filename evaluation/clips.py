@@ -25,7 +25,7 @@ class Clip:
     """A named sequence of original frames that can be read as often as needed.
 
     Iterating gives uint8 RGB frames (H, W, 3), all of one size. ``group`` names clips that belong
-    together in a report; ``length`` is the number of frames where it is known without reading them.
+    together in a report; ``length`` is the number of frames their container states, for progress only.
     """
 
     name: str
@@ -69,8 +69,9 @@ class Crop:
         x = (width - self.width) // 2 if self.x is None else self.x
         y = (height - self.height) // 2 if self.y is None else self.y
         if min(self.width, self.height) < 1 or min(x, y) < 0 or x + self.width > width or y + self.height > height:
+            place = "" if self.x is None else f" at {self.x},{self.y}"
             raise OptionError(
-                f"A crop of {self.width}x{self.height} at {x},{y} does not fit into frames of {width}x{height}."
+                f"A crop of {self.width}x{self.height}{place} does not fit into frames of {width}x{height}."
             )
         return x, y
 
@@ -100,8 +101,11 @@ def open_clip(
         raise OptionError("The first frame must be 0 or later and the number of frames at least 1.")
     if pan and crop is None:
         raise OptionError("A panned crop needs the size of the crop.")
-    source = _source(path)
+    source, stated = _source(path)
     stop = None if max_frames is None else start + max_frames
+    length = None if stated is None else max(stated - start, 0)
+    if max_frames is not None:
+        length = min(length or max_frames, max_frames)
 
     def read() -> Iterator[Image]:
         frames = (shrink(frame, scale) for frame in islice(source(), start, stop))
@@ -114,7 +118,7 @@ def open_clip(
                 x, y = crop.corner(frame.shape[1], frame.shape[0])
                 yield np.ascontiguousarray(frame[y : y + crop.height, x : x + crop.width])
 
-    return Clip(name or path.stem, read, group, max_frames)
+    return Clip(name or path.stem, read, group, length)
 
 
 def shrink(frame: Image, scale: float) -> Image:
@@ -187,18 +191,18 @@ def read_picture(path: Path) -> Image:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _source(path: Path) -> Callable[[], Iterator[Image]]:
-    """A function that reads the frames of ``path`` from the first one on."""
+def _source(path: Path) -> tuple[Callable[[], Iterator[Image]], int | None]:
+    """A function that reads the frames of ``path`` from the first one on, and their stated number."""
     if path.is_dir():
         files = pictures(path)
         if not files:
             raise InputError(f"The folder '{path}' holds no pictures; give a folder of frames or a video.")
-        return lambda: map(read_picture, files)
+        return lambda: map(read_picture, files), len(files)
     if not path.is_file():
         raise InputError(f"There is no video or folder of frames at '{path}'.")
     if path.suffix.lower() == ".npy":
-        return lambda: iter(load_array(path))
-    return lambda: _decode(path)
+        return lambda: iter(load_array(path)), len(load_array(path))
+    return lambda: _decode(path), _stated_frames(path)
 
 
 def load_array(path: Path) -> NDArray[np.uint8]:
@@ -212,16 +216,27 @@ def load_array(path: Path) -> NDArray[np.uint8]:
     return frames
 
 
-def _decode(path: Path) -> Iterator[Image]:
+def _stated_frames(path: Path) -> int | None:
+    """The number of frames a video's header states, if it does; also finds out that it is a video."""
     import av
 
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise InputError(f"'{path}' holds no video stream.")
+            return container.streams.video[0].frames or None
+    except (OSError, av.FFmpegError) as error:
+        raise InputError(f"The video '{path}' cannot be opened: {error.strerror or error}.") from error
+
+
+def _decode(path: Path) -> Iterator[Image]:
+    import av
+
+    try:
+        with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
                 yield frame.to_ndarray(format="rgb24")
-    except av.FFmpegError as error:
+    except (OSError, av.FFmpegError) as error:
         raise InputError(f"The video '{path}' cannot be decoded: {error.strerror or error}.") from error

@@ -15,6 +15,7 @@ compared with the averages of M / 2^k of them.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ def _parser() -> Parser:
         "-m", "--methods", default=None, metavar="LIST",
         help="nothing, blend, flow; a model by name or folder; a checkpoint FILE.safetensors, or "
         "raw:FILE.safetensors for it without the exposure law; +law after any name imposes the law on its "
-        f"outputs (default: {DEFAULT_METHODS})",
+        f"outputs, LABEL= before it names it in the report (default: {DEFAULT_METHODS})",
     )  # fmt: skip
     methods.add_argument(
         "--external", action="append", default=[], type=_external, metavar="NAME=PATH[:WINDOW]",
@@ -117,6 +118,7 @@ def _run(args: argparse.Namespace) -> int:
         write_inputs(clips, args.write_inputs, window, args.linear)
         return 0
     methods = _methods(args)
+    _check_outputs(args)
     observers: list[Observer] = []
     if args.plot is not None:
         from vtsr.evaluation.plots import CropPlotter
@@ -145,6 +147,17 @@ def _run(args: argparse.Namespace) -> int:
 
         plot_result(result, args.plot)
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Finds out before the work, not after it, that a result cannot be saved."""
+    for file in filter(None, (args.json, args.csv)):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"The folder '{file.parent}' cannot be made: {error.strerror}.") from error
+        if file.is_dir() or not os.access(file.parent, os.W_OK):
+            raise OutputError(f"The file '{file}' cannot be written; choose another place.")
 
 
 def write_inputs(clips: Sequence[Clip], folder: Path, window: int, linear: bool = False) -> None:

@@ -198,8 +198,8 @@ class _Judge:
 
     def _start(self, method: Method | External) -> Stream:
         if isinstance(method, External):
-            inputs = (self.clip.length or sum(1 for _ in self.clip)) // self.window
-            return method.open(self.clip, inputs)
+            # Counted, as the length a container states may be wrong.
+            return method.open(self.clip, sum(1 for _ in self.clip) // self.window)
         return method.start(self.levels)
 
     def _judge(self, window: Window, outputs: dict[str, Outputs], observers: Sequence[Observer]) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vtsr.errors import InputError, MissingExtraError, ModelError, OptionError
 from vtsr.evaluation import clips as media
 from vtsr.evaluation.clips import Clip, Image
+from vtsr.evaluation.optical_flow import dis_flow
 from vtsr.runtime.frame import Frame, Planes
 
 # What one input frame became: outputs per input frame -> frames (outputs, H, W, 3), which are uint8, or
@@ -97,6 +98,17 @@ class WithLaw:
 
     def start(self, levels: int) -> Stream:
         return _Lawful(self.method.start(levels))
+
+
+@dataclass(frozen=True)
+class Named:
+    """Another method under a name of its own."""
+
+    name: str
+    method: Method
+
+    def start(self, levels: int) -> Stream:
+        return self.method.start(levels)
 
 
 @dataclass(frozen=True)
@@ -216,8 +228,12 @@ def parse_method(text: str, backend: str = "auto", threads: int | None = None) -
 
     ``nothing``, ``blend`` and ``flow`` are the baselines; a path that ends in .safetensors is a
     checkpoint, and with ``raw:`` before it a checkpoint without the exposure law; anything else is a
-    shipped model or a folder written by vtsr-export. ``+law`` after a name imposes the law on the outputs.
+    shipped model or a folder written by vtsr-export. ``+law`` after a name imposes the law on the outputs,
+    and ``LABEL=`` before it is how the report calls the method.
     """
+    label, equals, rest = text.partition("=")
+    if equals and label and "/" not in label:
+        return Named(label, parse_method(rest, backend, threads))
     if text.endswith("+law"):
         return WithLaw(parse_method(text.removesuffix("+law"), backend, threads))
     if text in BASELINES:
@@ -308,11 +324,9 @@ class _Blended:
 class _Warped:
     def __init__(self, first: Image, second: Image) -> None:
         self.first, self.second = first.astype(np.float32), second.astype(np.float32)
-        a, b = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second))
-        dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        dis.setFinestScale(0)  # flow at full size; the preset stops at half, which costs 0.05 dB
-        self.forward, self.backward = dis.calc(a, b, None), dis.calc(b, a, None)
-        y, x = np.mgrid[: a.shape[0], : a.shape[1]].astype(np.float32)
+        # Flow at full size; half size, the preset's choice, costs 0.05 dB.
+        self.forward, self.backward = dis_flow(first, second, 0), dis_flow(second, first, 0)
+        y, x = np.mgrid[: first.shape[0], : first.shape[1]].astype(np.float32)
         self.grid = np.stack((x, y), axis=-1)
 
     def at(self, time: float) -> NDArray[np.float32]:
@@ -333,9 +347,8 @@ class _Warped:
 
     def _moved(self, picture: NDArray[Any], motion: NDArray[Any], interpolation: int) -> NDArray[np.float32]:
         """Backward warping: each pixel is fetched from ``motion`` (H, W, 2) pixels away."""
-        places = np.asarray(self.grid + motion, np.float32)
-        moved = cv2.remap(picture, places, None, interpolation, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-        return np.asarray(moved, np.float32)
+        x, y = cv2.split(np.asarray(self.grid + motion, np.float32))
+        return np.asarray(cv2.remap(picture, x, y, interpolation, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
 @dataclass

@@ -45,58 +45,69 @@ def plot_result(result: Result, folder: Path) -> list[Path]:
 
 
 class CropPlotter:
-    """An observer that writes CLIP-crops.png for every clip: where doing least is worst, side by side.
+    """An observer that writes CLIP-crops.png for every clip: where there is most to do, side by side.
 
-    It keeps the input frame whose truth differs most from the input, and one crop of it. Columns are the
-    input, the methods and the truth; rows are the shallowest and the deepest level, each followed by the
-    difference from the truth (red is too bright, blue too dark).
+    It keeps the input frame whose truth differs most from it, not the first or the last one if there are
+    others, since these lack a neighbour.
     """
 
     def __init__(self, folder: Path) -> None:
         self._pyplot = require_matplotlib()
         _make(folder)
         self._folder = folder
-        self._view: View | None = None
+        self._chosen: View | None = None
         self._score = -1.0
+        self._latest: View | None = None
 
     def see(self, view: View) -> None:
-        if self._view is not None and view.clip.name != self._view.clip.name:
-            self._draw()
-        score = float(_badness(view).mean())
-        if score > self._score:
-            self._view, self._score = view, score
+        latest = self._latest
+        if latest is not None and view.clip.name != latest.clip.name:
+            self.close()
+        elif latest is not None and latest.window.index > 0:
+            score = float(_badness(latest).mean())
+            if score > self._score:
+                self._chosen, self._score = latest, score
+        self._latest = view
 
     def close(self) -> None:
-        if self._view is not None:
-            self._draw()
-
-    def _draw(self) -> None:
-        assert self._view is not None
-        crops(self._view, self._folder / f"{self._view.clip.name}-crops.png", self._pyplot)
-        self._view, self._score = None, -1.0
+        """Draws the current clip."""
+        view = self._chosen or self._latest
+        if view is not None:
+            crops(view, self._folder / f"{view.clip.name}-crops.png", self._pyplot)
+        self._chosen, self._latest, self._score = None, None, -1.0
 
 
 def crops(view: View, file: Path, pyplot: Any) -> None:
-    """Side-by-side crops of one input frame with difference maps."""
+    """Crops of the first output of an input frame by every method, and their differences from the truth.
+
+    Columns are the input, the methods and the truth; rows are the shallowest and the deepest level, each
+    followed by the difference from the truth (red is too bright, blue too dark).
+    """
     rows, columns = _worst_crop(view)
     factors = sorted({max(view.truths), min(view.truths)})
-    names = list(view.outputs)
-    across, down = len(names) + 2, 2 * len(factors)
+    # Doing nothing is the input; one column shows both.
+    names = [name for name in view.outputs if name != "nothing"]
+    titles = ["input = nothing" if "nothing" in view.outputs else "input", *names, "truth"]
+    across, down = len(titles), 2 * len(factors)
+    width, height = 1.9 * across + 0.4, 1.9 * down + 0.6
     figure, axes = pyplot.subplots(
-        down, across, figsize=(1.9 * across + 0.7, 1.9 * down + 0.8),
-        squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.04},
+        down, across, figsize=(width, height), squeeze=False,
+        gridspec_kw={
+            "wspace": 0.04, "hspace": 0.04,
+            "left": 0.4 / width, "right": 1.0, "top": 1 - 0.6 / height, "bottom": 0.0,
+        },
     )  # fmt: skip
     image = None
     for level, factor in enumerate(factors):
         # The first output is farthest from the middle of the exposure, where the input is right.
         truth = view.truths[factor][0][rows, columns]
-        shown = {"input": view.blurred[rows, columns]}
+        shown = {titles[0]: view.blurred[rows, columns]}
         for name in names:
             made = view.outputs[name].get(factor)
             if made is not None:
                 shown[name] = made[0][rows, columns]
         shown["truth"] = truth
-        for column, name in enumerate(["input", *names, "truth"]):
+        for column, name in enumerate(titles):
             above, below = axes[2 * level][column], axes[2 * level + 1][column]
             for axis in (above, below):
                 axis.set_xticks([])
@@ -123,7 +134,7 @@ def crops(view: View, file: Path, pyplot: Any) -> None:
             )  # fmt: skip
         axes[2 * level][0].set_ylabel(f"{level_name(factor)}, first of {factor}", fontsize=10)
         axes[2 * level + 1][0].set_ylabel("minus truth", fontsize=10)
-    figure.suptitle(f"{view.clip.name}, input frame {view.window.index}", fontsize=11, y=0.995)
+    figure.suptitle(f"{view.clip.name}, input frame {view.window.index}", fontsize=11, y=1 - 0.15 / height)
     if image is not None:
         # In the empty place under the last truth.
         place = axes[-1][-1].inset_axes((0.1, 0.45, 0.8, 0.1))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from vtsr.errors import InputError, OutputError
 from vtsr.evaluation import clips as media
 from vtsr.evaluation.clips import Clip, Crop, Image
+from vtsr.evaluation.optical_flow import dis_flow
 
 MOTION = 3.0  # pixels per original frame: the most that 95 % of the pixels may move
 STILL = 0.3  # pixels per original frame: half of a still camera's picture moves less
@@ -218,9 +219,7 @@ def _busiest(where: NDArray[np.float32], width: int, height: int) -> tuple[int, 
 
 def _lengths(first: Image, second: Image) -> NDArray[np.float32]:
     """The length of the optical flow at every pixel, in pixels: float32 (H, W)."""
-    a, b = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second))
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    return np.asarray(np.linalg.norm(dis.calc(a, b, None), axis=2), np.float32)
+    return np.asarray(np.linalg.norm(dis_flow(first, second), axis=2), np.float32)
 
 
 def _is_sequence(folder: Path) -> bool:

@@ -70,7 +70,8 @@ def ssim(image: Image, truth: Image, mask: Mask | None = None) -> float:
 
 def flow(first: Image, second: Image) -> NDArray[np.float32]:
     """Farneback optical flow from ``first`` to ``second`` as tOF uses it: float32 (H, W, 2), pixels."""
-    return np.asarray(cv2.calcOpticalFlowFarneback(_gray(first), _gray(second), None, *FARNEBACK), np.float32)  # type: ignore[call-overload]
+    farneback: Any = cv2.calcOpticalFlowFarneback  # OpenCV's type hints do not know that the flow may be None
+    return np.asarray(farneback(_gray(first), _gray(second), None, *FARNEBACK), np.float32)
 
 
 def flow_difference(ours: NDArray[np.float32], truth: NDArray[np.float32]) -> float:
