@@ -216,6 +216,7 @@ def _run(path: str, reader: Reader, args: argparse.Namespace, stack: contextlib.
     if args.compare is not None:
         comparison = Comparison(args.compare, (facts.frames or 1) // 2)
     writer = _open_output(path, reader, facts, timeline, parts, args, stack)
+    stack.callback(writer.abandon)  # does nothing once the output is complete
     statistics = Statistics()
     total = None if facts.frames is None else facts.frames * parts
     bar = stack.enter_context(_progress_bar(total, args.quiet))

@@ -151,8 +151,11 @@ def mux_audio(container: Any, stream: Any, samples: Array, start: Fraction = Fra
 def read_audio(path: Path) -> Array:
     """All samples of the first audio stream, decoded (channels, n)."""
     with av.open(str(path)) as container:
-        blocks = [frame.to_ndarray() for frame in container.decode(audio=0)]
-    return np.concatenate(blocks, axis=1)
+        frames = list(container.decode(audio=0))
+    channels = frames[0].layout.nb_channels
+    blocks = [f.to_ndarray() for f in frames]
+    # Packed formats come as one row of samples that alternate between channels.
+    return np.concatenate([b if b.shape[0] == channels else b.reshape(-1, channels).T for b in blocks], axis=1)
 
 
 class Repeat:

@@ -132,7 +132,9 @@ def test_odd_sizes_reach_an_encoder_that_takes_them(command: Command, tmp_path: 
 TAGS = {"colorspace": 9, "color_range": 1, "color_primaries": 9, "color_trc": 16}  # BT.2020, limited, PQ
 
 
-@pytest.mark.parametrize(("codec", "extension"), [("h264", ".mp4"), ("vp9", ".webm"), ("hevc", ".mkv"), ("av1", ".mp4")])
+@pytest.mark.parametrize(
+    ("codec", "extension"), [("h264", ".mp4"), ("vp9", ".webm"), ("hevc", ".mkv"), ("av1", ".mp4")]
+)
 @pytest.mark.parametrize("tags", [TAGS, {}], ids=["tagged", "untagged"])
 def test_colour_tags_pass_through_and_unspecified_stays_unspecified(
     command: Command, tmp_path: Path, codec: str, extension: str, tags: dict[str, int]

@@ -230,7 +230,8 @@ class ImageWriter:
             data.tofile(self._folder.working / (self._name % self._count))
         except OSError as error:
             raise OutputError(
-                f"{self.path} could not be written ({error.strerror or error}); choose another place or free some space."
+                f"{self.path} could not be written ({error.strerror or error}); choose another place or free "
+                "some space."
             ) from error
         self._count += 1
 

@@ -20,6 +20,8 @@ STALE_FILE_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands
 STALE_STREAM_TAGS = {"encoder", "rotate", "timecode", "vendor_id"}
 STALE_PREFIXES = ("duration", "bps", "number_of_frames", "number_of_bytes", "_statistics")
 
+CHAPTER_TICK = Fraction(1, 10**9)  # seconds, Matroska's; for chapters whose times are moved
+
 # Tags that an MP4 or MOV file holds in its classic boxes; others need FFmpeg's "use_metadata_tags".
 CLASSIC_TAGS = {
     "title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping",
@@ -122,7 +124,11 @@ class Passthrough:
         if stream.codec_context is None:
             self.notes.append(f"The audio stream #{stream.index} cannot be decoded and is left out.")
             return
-        stretch = AudioStretch(output, stream, self._timeline)
+        try:
+            stretch = AudioStretch(output, stream, self._timeline)
+        except (av.error.FFmpegError, ValueError) as error:
+            self.notes.append(f"The audio stream #{stream.index} cannot be slowed down ({error}) and is left out.")
+            return
         stretch.output.metadata.update(kept_stream_tags(dict(stream.metadata)))
         stretch.output.disposition = int(stream.disposition)
         self._stretches[stream.index] = stretch
@@ -140,8 +146,7 @@ class Passthrough:
                 end = end if line.end is None else min(end, line.end)
                 if start >= end:
                     continue
-            # The muxers take chapters in any time base; theirs is at least this fine.
-            fine = base / 1000 if line.cut else base
+            fine = CHAPTER_TICK if line.cut else base
             moved = {**chapter, "time_base": fine}
             moved["start"], moved["end"] = round(line(start) / fine), round(line(end) / fine)
             chapters.append(moved)

@@ -113,7 +113,8 @@ class RawWriter:
             raise
         except OSError as error:
             raise OutputError(
-                f"{self.path} could not be written ({error.strerror or error}); choose another place or free some space."
+                f"{self.path} could not be written ({error.strerror or error}); choose another place or free "
+                "some space."
             ) from error
 
     def finish(self) -> None:

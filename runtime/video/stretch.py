@@ -12,8 +12,10 @@ import av.error
 
 from vtsr.runtime.video.facts import Timeline
 
-SLOWEST_TEMPO = 0.5  # of one atempo filter; slower needs several in a row
-OPUS_RATE = 48000  # Hz, the rate Opus always decodes at
+SLOWEST_TEMPO = Fraction(1, 2)  # of one atempo filter; slower needs several in a row
+COMMON_RATE = 48000  # Hz, for encoders that do not take the source's
+BITS_PER_CHANNEL = 96_000  # bits per second
+LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1", "7.1")  # FFmpeg's defaults by channel count
 
 
 class AudioStretch:
@@ -23,34 +25,22 @@ class AudioStretch:
     """
 
     def __init__(self, container: Any, stream: Any, timeline: Timeline) -> None:
-        opus = container.format.name == "webm"
-        rate = OPUS_RATE if opus else stream.codec_context.sample_rate
-        layout = stream.codec_context.layout.name
-        self.output = container.add_stream("libopus" if opus else "aac", rate=rate)
+        name = "libopus" if container.format.name == "webm" else "aac"
+        context = stream.codec_context
+        rates = av.Codec(name, "w").audio_rates or [context.sample_rate]
+        rate = context.sample_rate if context.sample_rate in rates else COMMON_RATE
+        channels = min(max(1, context.channels), len(LAYOUTS))
+        # Raw audio often says only how many channels there are.
+        layout = LAYOUTS[channels - 1] if "channels" in context.layout.name else context.layout.name
+        self._graph, sink_format = _graph(stream, timeline.stretch, name, rate, layout)
+        self.output = container.add_stream(name, rate=rate)
+        self.output.codec_context.format = sink_format
         self.output.codec_context.layout = layout
-        channels = max(1, stream.codec_context.channels)
-        self.output.codec_context.bit_rate = 96_000 * channels
+        self.output.codec_context.bit_rate = BITS_PER_CHANNEL * channels
         self._timeline = timeline
         self._tick = Fraction(1, rate)
         self._next: int | None = None  # pts of the next block of samples, in ticks
         self._decoder = stream
-        self._graph = av.filter.Graph()
-        nodes = [self._graph.add_abuffer(template=stream)]
-        factor = timeline.stretch
-        while factor > 1:
-            step = min(Fraction(factor), 1 / Fraction(SLOWEST_TEMPO))
-            nodes.append(self._graph.add("atempo", f"{float(1 / step)}"))
-            factor = int(factor / step)
-        sample_format = self.output.codec_context.format.name
-        nodes.append(
-            self._graph.add(
-                "aformat", f"sample_fmts={sample_format}:sample_rates={rate}:channel_layouts={layout}"
-            )
-        )
-        nodes.append(self._graph.add("abuffersink"))
-        for first, second in itertools.pairwise(nodes):
-            first.link_to(second)
-        self._graph.configure()
         self._finished = False
 
     def packets(self, packet: Any) -> Iterator[Any]:
@@ -88,3 +78,24 @@ class AudioStretch:
             frame.pts, frame.time_base = self._next, self._tick
             self._next += frame.samples
             yield from self.output.encode(frame)
+
+
+def _graph(stream: Any, stretch: int, encoder: str, rate: int, layout: str) -> tuple[Any, str]:
+    """The filters from the decoder to the encoder, and the sample format they end in."""
+    formats = av.Codec(encoder, "w").audio_formats
+    sample_format = formats[0].name if formats else "fltp"
+    graph = av.filter.Graph()
+    nodes = [graph.add_abuffer(template=stream)]
+    tempo = Fraction(1, stretch)
+    while tempo < 1:
+        step = max(tempo, SLOWEST_TEMPO)
+        nodes.append(graph.add("atempo", str(float(step))))
+        tempo /= step
+    nodes.append(
+        graph.add("aformat", f"sample_fmts={sample_format}:sample_rates={rate}:channel_layouts={layout}")
+    )
+    nodes.append(graph.add("abuffersink"))
+    for first, second in itertools.pairwise(nodes):
+        first.link_to(second)
+    graph.configure()
+    return graph, sample_format
