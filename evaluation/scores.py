@@ -81,8 +81,8 @@ class Result:
         chosen = self.of(method, factor, group=group)
         if not chosen:
             return None
-        means = [nan_mean(getattr(score, name) for score in chosen) for name in NUMBERS]
-        return Score("mean", group or "", method, chosen[0].window, factor, *means)
+        psnr, ssim, tof, *flicker = (nan_mean(getattr(score, name) for score in chosen) for name in NUMBERS)
+        return Score("mean", group or "", method, chosen[0].window, factor, psnr, ssim, tof, flicker[0], flicker[1])
 
     def to_json(self, curves: bool = True) -> dict[str, Any]:
         """Plain data for a JSON file; NaN becomes null."""
