@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -215,7 +216,7 @@ class Job:
 
     def _infer(self) -> None:
         for frame in self._decoded:
-            self._hand_on(lambda frame=frame: self._processor.push(frame))
+            self._hand_on(partial(self._processor.push, frame))
         self._hand_on(self._processor.flush)
         self._processed.close()
 

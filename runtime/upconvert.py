@@ -85,7 +85,7 @@ def parser() -> Parser:
         help="copy packets; stretch with slow motion, pitch kept; none (default: copy, in slow motion none)",
     )  # fmt: skip
     raw = options.add_argument_group("raw video")
-    raw.add_argument("--size", metavar="WxH", help="frame size of raw video on stdin; without it stdin is y4m")
+    raw.add_argument("--size", type=_size, metavar="WxH", help="frame size of raw video on stdin; without it stdin is y4m")
     raw.add_argument("--input-pix-fmt", metavar="NAME", help="pixel format of raw video, e.g. yuv420p")
     raw.add_argument("--raw", action="store_true", help="write bare samples to stdout instead of y4m")
     report = options.add_argument_group("report and files")
@@ -114,7 +114,8 @@ def upconvert(args: argparse.Namespace) -> int:
         path = args.input
         if path == DEMO and not Path(DEMO).exists():
             path = _render_demo(stack)
-        reader = stack.enter_context(_open_input(path, args))
+        reader = _open_input(path, args)
+        stack.callback(reader.close)
         _run(path, reader, args, stack)
     return 0
 
@@ -378,6 +379,13 @@ def _time(text: str) -> Fraction:
     for part in text.split(":"):
         seconds = seconds * 60 + Fraction(part)
     return seconds
+
+
+def _size(text: str) -> str:
+    """``WIDTHxHEIGHT`` in pixels, checked."""
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a frame size; write WIDTHxHEIGHT, such as 640x360")
+    return text
 
 
 def _rate(text: str) -> Fraction:

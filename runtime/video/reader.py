@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -169,7 +169,7 @@ class VideoReader:
 
     # Reading
 
-    def _decode(self) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction | None]]:
+    def _decode(self) -> Generator[tuple[av.VideoFrame, Fraction, Fraction | None], None, None]:
         """FFmpeg frames of the part to use, with pts and stored duration in seconds; one more ends a cut."""
         begin = self.timeline.origin if self.timeline.cut else None
         previous: Fraction | None = None

@@ -6,6 +6,8 @@ its block on the way down. Used where a file holds RGB and the encoder wants YUV
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -78,10 +80,10 @@ def _rounded(values: NDArray[np.floating], top: float, dtype: type) -> Image:
     return np.clip(np.rint(values), 0, top).astype(dtype)
 
 
-def _block_means(plane: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+def _block_means(plane: NDArray[Any], width: int, height: int) -> NDArray[Any]:
     """Means over blocks of ``width`` x ``height`` pixels; a block cut by the border repeats its last pixels."""
     rows, columns = plane.shape
     plane = np.pad(plane, ((0, -rows % height), (0, -columns % width)), mode="edge")
     blocks = plane.reshape(plane.shape[0] // height, height, plane.shape[1] // width, width)
-    means: NDArray[np.float32] = blocks.mean(axis=(1, 3))
+    means: NDArray[Any] = blocks.mean(axis=(1, 3))
     return means
