@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ GROUND = 205  # output row where the buildings stand
 RAIL = 232  # output row of the nearer rail
 BLEED = 4  # rows and columns drawn beyond the frame, for the hand shake
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
 
 WARM, BLUISH = np.array([30, 5, -15]), np.array([0, 8, 20])  # casts of evening walls and of window glass
 
@@ -107,7 +108,7 @@ def _hills(rng: np.random.Generator, speed: float, base: int, height: int, tint:
     rows = np.arange(colour.shape[0])[:, None]
     alpha[:] = (rows > (base - ridge * height) * OVERSAMPLING) * 255
     colour[:] = tint
-    return _layer(colour, alpha, speed, _noise(rng, *alpha.shape, 48, 6))
+    return _layer(colour, alpha, speed, _noise(rng, alpha.shape[0], alpha.shape[1], 48, 6))
 
 
 def _city(rng: np.random.Generator, speed: float) -> Layer:
@@ -141,7 +142,7 @@ def _city(rng: np.random.Generator, speed: float) -> Layer:
             at = (x + (w - size[0]) // 2, bottom - 19 * k)
             cv2.putText(colour, word, at, cv2.FONT_HERSHEY_DUPLEX, 0.75, (250, 240, 215), 2, cv2.LINE_AA)
         x += w + int(rng.integers(0, 10)) * k
-    return _layer(colour, alpha, speed, _noise(rng, *alpha.shape, 12, 4))
+    return _layer(colour, alpha, speed, _noise(rng, alpha.shape[0], alpha.shape[1], 12, 4))
 
 
 def _street(rng: np.random.Generator, speed: float) -> Layer:
@@ -157,7 +158,7 @@ def _street(rng: np.random.Generator, speed: float) -> Layer:
         cv2.line(colour, (0, row * k), (width, row * k), (shade, shade, shade), 2 * k)
     for x in range(0, width, 70 * k):
         cv2.rectangle(colour, (x, (RAIL + 24) * k), (x + 34 * k, (RAIL + 27) * k), (228, 226, 216), -1)
-    return _layer(colour, alpha, speed, _noise(rng, *alpha.shape, 8, 4))
+    return _layer(colour, alpha, speed, _noise(rng, alpha.shape[0], alpha.shape[1], 8, 4))
 
 
 def _trees(rng: np.random.Generator, speed: float) -> Layer:

@@ -64,8 +64,8 @@ class TrainConfig:
     checkpoint_every: int = 250
 
     @classmethod
-    def load(cls, path: Path | None, overrides: dict[str, str]) -> TrainConfig:
-        """Reads ``path`` (TOML, keys as above) and applies ``overrides`` given as text.
+    def load(cls, path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
+        """Reads ``path`` (TOML, keys as above) and applies ``overrides``, as text or as values.
 
         Raises `InputError` for a missing or malformed file, `OptionError` for unknown keys and bad values.
         """

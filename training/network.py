@@ -88,8 +88,8 @@ class DenseNetwork(nn.Module):
         self.shuffle = nn.PixelShuffle(UNSHUFFLE)
         # Everything else keeps PyTorch's small default weights: with larger ones the first steps of Adam
         # throw the zero head far off, and training comes to a halt on a plateau.
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Estimates the second half of ``first`` and the first half of ``second``.

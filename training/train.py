@@ -74,6 +74,11 @@ def process_group() -> Iterator[Process]:
         dist.destroy_process_group()
 
 
+def channels_last(network: nn.Module) -> nn.Module:
+    """Puts weights, and with them all activations, in the layout that convolutions are fastest in."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Learning rate of ``step``: linear warm-up, then cosine decay to 1 % or a staircase."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
@@ -130,7 +135,7 @@ class Training:
     def __init__(self, config: TrainConfig, process: Process) -> None:
         torch.manual_seed(config.seed)
         network = load_network(config.init) if config.init else build_network(config.preset)
-        self.network = network.train().to(process.device, memory_format=torch.channels_last)
+        self.network = channels_last(network.train().to(process.device))
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         decay = config.weight_decay if config.optimizer == "adamw" else 0.0
@@ -199,7 +204,7 @@ def validate(average: dict[str, Tensor], config: TrainConfig, scenes: np.ndarray
     """Mean PSNR in dB over held-out scenes at f .. f3, and of doing nothing, with windows of 8 sub-frames."""
     network = build_network(config.preset).eval()
     network.load_state_dict({k: v.cpu() for k, v in average.items()})
-    network = network.to(memory_format=torch.channels_last)
+    network = channels_last(network)
     sums = np.zeros((2, VALIDATION_LEVELS))
     window = 2**VALIDATION_LEVELS
     for scene in scenes:
@@ -297,8 +302,8 @@ def train(folder: Path, config: TrainConfig, resume: bool, process: Process, wor
         if log and (training.step % config.validate_every == 0 or finished):
             now = time.perf_counter()
             scores = validate(training.average, config, held_out)
-            row = {
-                "step": training.step, "samples": training.step * config.batch, "loss": np.mean(values),
+            row: dict[str, float] = {
+                "step": training.step, "samples": training.step * config.batch, "loss": float(np.mean(values)),
                 "train_psnr": -10 * math.log10(np.mean(squared)), "data_share": data_seconds / (now - last),
                 "seconds": now - began, "learning_rate": learning_rate(config, training.step), **scores,
             }  # fmt: skip
@@ -326,7 +331,7 @@ def _body(args: argparse.Namespace) -> int:
         if not (args.out / STATE_NAME).is_file():
             raise InputError(f"There is no {STATE_NAME} in {args.out} to resume from; start without --resume.")
         stored = read_tensors(args.out / STATE_NAME)[1]["config"]
-        config = TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+        config = TrainConfig.load(None, stored)
     else:
         config = TrainConfig.load(config_path, overrides)
     with process_group() as process:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from vtsr.training.data.motion import random_motion
 from vtsr.training.data.photographs import IMAGE_SUFFIXES, read_rgb
 
-Pixels = NDArray[np.uint8]
+Pixels = NDArray[Any]
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mts"}
 MAX_MOTION = 3.0  # pixels per frame at the 95th percentile; more, and averages show ghosts instead of blur
