@@ -8,7 +8,6 @@ import json
 import re
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -31,6 +30,7 @@ from vtsr.runtime.video.partial import check_folder
 from vtsr.runtime.video.passthrough import Passthrough
 from vtsr.runtime.video.raw import RAW_EXTENSIONS, RawWriter, raw_options
 from vtsr.runtime.video.reader import VideoReader
+from vtsr.runtime.video.rendered import RenderedReader
 from vtsr.runtime.video.statistics import Statistics
 from vtsr.runtime.video.writer import VideoWriter
 
@@ -49,7 +49,7 @@ EXAMPLES = """examples:
   ffmpeg -i IN -f yuv4mpegpipe - | vtsr-upconvert - - | ffplay -
 """
 
-Reader = VideoReader | ImageReader
+Reader = VideoReader | ImageReader | RenderedReader
 Writer = VideoWriter | ImageWriter | RawWriter
 
 
@@ -85,7 +85,9 @@ def parser() -> Parser:
         help="copy packets; stretch with slow motion, pitch kept; none (default: copy, in slow motion none)",
     )  # fmt: skip
     raw = options.add_argument_group("raw video")
-    raw.add_argument("--size", type=_size, metavar="WxH", help="frame size of raw video on stdin; without it stdin is y4m")
+    raw.add_argument(
+        "--size", type=_size, metavar="WxH", help="frame size of raw video on stdin; without it stdin is y4m"
+    )
     raw.add_argument("--input-pix-fmt", metavar="NAME", help="pixel format of raw video, e.g. yuv420p")
     raw.add_argument("--raw", action="store_true", help="write bare samples to stdout instead of y4m")
     report = options.add_argument_group("report and files")
@@ -111,12 +113,9 @@ def upconvert(args: argparse.Namespace) -> int:
     check_options(args)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_termination_interrupts())
-        path = args.input
-        if path == DEMO and not Path(DEMO).exists():
-            path = _render_demo(stack)
-        reader = _open_input(path, args)
+        reader = _open_input(args.input, args)
         stack.callback(reader.close)
-        _run(path, reader, args, stack)
+        _run(reader, args, stack)
     return 0
 
 
@@ -174,6 +173,10 @@ def _check_output(args: argparse.Namespace) -> None:
 def _open_input(path: str, args: argparse.Namespace) -> Reader:
     part = {"start": args.start, "duration": args.duration}
     threads = args.threads or 0
+    if path == DEMO and not Path(DEMO).exists():
+        from vtsr.runtime import demo
+
+        return RenderedReader("the demo clip", demo.render_demo(), demo.FRAMES, demo.FRAME_RATE, **part)
     if path == PIPE:
         if args.size is None:
             return VideoReader(sys.stdin.buffer, threads=threads, **part)
@@ -189,16 +192,7 @@ def _open_input(path: str, args: argparse.Namespace) -> Reader:
     return VideoReader(path, threads=threads, **part)
 
 
-def _render_demo(stack: contextlib.ExitStack) -> str:
-    from vtsr.runtime.demo import render_demo
-
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vtsr-demo-"))
-    path = Path(folder) / "demo.mp4"
-    render_demo(path)
-    return str(path)
-
-
-def _run(path: str, reader: Reader, args: argparse.Namespace, stack: contextlib.ExitStack) -> None:
+def _run(reader: Reader, args: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     from vtsr.runtime.upconverter import Upconverter
 
     parts = 2**args.levels
@@ -216,7 +210,7 @@ def _run(path: str, reader: Reader, args: argparse.Namespace, stack: contextlib.
     comparison = None
     if args.compare is not None:
         comparison = Comparison(args.compare, (facts.frames or 1) // 2)
-    writer = _open_output(path, reader, facts, timeline, parts, args, stack)
+    writer = _open_output(reader, facts, timeline, parts, args, stack)
     stack.callback(writer.abandon)  # does nothing once the output is complete
     statistics = Statistics()
     total = None if facts.frames is None else facts.frames * parts
@@ -245,7 +239,7 @@ def _run(path: str, reader: Reader, args: argparse.Namespace, stack: contextlib.
     if comparison is not None:
         comparison.save()
     notes = [*reader.warnings, *writer.notes]
-    if args.slow_motion and args.audio is None and getattr(reader, "has_audio", False):
+    if args.slow_motion and args.audio is None and reader.has_audio:
         notes.append("Audio is left out in slow motion; --audio stretch slows it down with the picture.")
     if not reader.is_constant_rate and not isinstance(writer, VideoWriter):
         notes.append("The frame times vary, which images and raw video cannot express; they count as even.")
@@ -277,7 +271,6 @@ def _timeline(part: Timeline, stretch: int) -> Timeline:
 
 
 def _open_output(
-    path: str,
     reader: Reader,
     facts: VideoFacts,
     timeline: Timeline,
@@ -294,9 +287,9 @@ def _open_output(
     if means_images(args.output):
         return ImageWriter(output, facts, overwrite=args.yes)
     passthrough = None
-    if isinstance(reader, VideoReader) and path != PIPE:
+    if isinstance(reader, VideoReader) and args.input != PIPE:
         audio = args.audio or ("none" if args.slow_motion else "copy")
-        passthrough = stack.enter_context(Passthrough(Path(path), reader.stream_index, timeline, audio))
+        passthrough = stack.enter_context(Passthrough(Path(args.input), reader.stream_index, timeline, audio))
     encoding = Encoding(args.codec, args.crf, args.preset, args.pix_fmt, args.threads or 0)
     return VideoWriter(output, facts, encoding=encoding, passthrough=passthrough, **common)
 

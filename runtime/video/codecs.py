@@ -245,11 +245,10 @@ def _choose_pix_fmt(
         return own, []
     lossy = codec.name in CODECS and codec.crf is not None
     if fmt.sampling == "rgb" and not odd and lossy and "yuv420p" in choices:
-        # What players expect; full chroma is there for the asking.
+        # What players expect, so nothing to be told; full chroma is there for the asking.
         deep = fmt.bits > 8 and "yuv420p10le" in choices
-        chosen: str | None = "yuv420p10le" if deep else "yuv420p"
-    else:
-        chosen = closest_encodable(fmt, choices)
+        return ("yuv420p10le" if deep else "yuv420p"), []
+    chosen = closest_encodable(fmt, choices)
     if chosen is None:
         raise OptionError(
             f"{encoder} has no pixel format near {own}; choose with --pix-fmt from {', '.join(choices)}."

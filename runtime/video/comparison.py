@@ -15,7 +15,7 @@ from vtsr.runtime.video.rgb import rgb_of_planes
 
 PANEL_HEIGHT = 720  # pixels, of the input's panel and of the grid beside it
 GAP = 8  # pixels between panels
-CROP_SHARE = 0.5  # of width and height, the moving area that is shown
+CROP_SHARE = 0.5  # of width and height, the moving area that is shown; two rows of it are as high as a frame
 LABEL_HEIGHT = 34  # pixels
 BACKGROUND, INK = 24, (235, 235, 235)
 
@@ -70,17 +70,25 @@ class Comparison:
 
 
 def compose(source: Image, outputs: list[Image]) -> Image:
-    """The input frame on the left, its parts in a grid on the right, all cropped to the moving area."""
+    """The whole input frame on the left; on the right its parts, cropped to the area that moves most.
+
+    Up to eight parts are shown at the scale of the input frame, where a frame marks the area.
+    """
     top, left, height, width = moving_area(outputs)
-    crop = (slice(top, top + height), slice(left, left + width))
-    columns = 1 if len(outputs) < 4 else 2 if len(outputs) < 8 else 4
+    columns = {2: 1, 4: 2, 8: 4, 16: 4}[len(outputs)]
     rows = len(outputs) // columns
-    small = (PANEL_HEIGHT - GAP * (rows - 1)) // rows
-    sheet = [_grid([_panel(image[crop], small) for image in outputs], columns)]
-    big = _panel(source[crop], sheet[0].shape[0])
-    left_label = "input: one exposure"
-    right_label = f"output: its {len(outputs)} parts, in order"
-    return _beside(_labelled(big, left_label), _labelled(sheet[0], right_label))
+    cell = (PANEL_HEIGHT - GAP * (rows - 1)) // rows
+    crops = [_panel(image[top : top + height, left : left + width], cell) for image in outputs]
+    sheet = _grid(crops, columns)
+    scale = sheet.shape[0] / source.shape[0]
+    whole = _panel(source, sheet.shape[0])
+    corners = np.rint(np.array([left, top, left + width, top + height]) * scale).astype(int)
+    x0, y0, x1, y1 = (int(value) for value in corners)
+    cv2.rectangle(whole, (x0 + 1, y0 + 1), (x1 - 2, y1 - 2), INK, 2, cv2.LINE_AA)
+    return _beside(
+        _labelled(whole, "input: one frame, one exposure"),
+        _labelled(sheet, f"output: the {len(outputs)} frames made of it, in order"),
+    )
 
 
 def moving_area(outputs: list[Image]) -> tuple[int, int, int, int]:

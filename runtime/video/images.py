@@ -84,6 +84,7 @@ class ImageReader:
 
     is_constant_rate = True
     damaged_frames = 0
+    has_audio = False
 
     def __init__(
         self,
