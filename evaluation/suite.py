@@ -24,6 +24,8 @@ from vtsr.errors import InputError, OutputError
 from vtsr.evaluation import clips as media
 from vtsr.evaluation.clips import Clip, Crop, Image
 from vtsr.evaluation.optical_flow import dis_flow
+from vtsr.runtime.cuts import SceneCutDetector
+from vtsr.runtime.frame import Frame
 
 MOTION = 3.0  # pixels per original frame: the most that 95 % of the pixels may move
 STILL = 0.3  # pixels per original frame: half of a still camera's picture moves less
@@ -39,7 +41,6 @@ PAIRS = 16  # pairs of frames looked at to measure a stretch
 SLOWEST, FASTEST = 0.3, 3.0  # pixels per sub-frame of the rendered paths
 ZOOM_RANGE = 0.3  # natural logarithm: from 0.74 to 1.35 times the size
 TURN_RANGE = 0.6  # radians to each side
-RESEMBLANCE = 0.5  # correlation above which two pictures are taken for neighbouring frames
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Motion:
 def load_suite(folder: Path | str, cache: Path | str | None = None) -> list[Clip]:
     """The validation clips of ``folder``, which holds videos, folders of frames and folders of photographs.
 
-    A folder whose first two pictures have one size and look alike holds the frames of a clip; any other
-    folder of pictures holds photographs. With ``cache``, the built clips are kept there as .npy
+    A folder whose first two pictures have one size and show one scene holds the frames of a clip; any
+    other folder of pictures holds photographs. With ``cache``, the built clips are kept there as .npy
     files and found again. Raises `InputError` if the folder holds nothing of the kind.
     """
     folder = Path(folder)
@@ -110,11 +111,11 @@ def render(photograph: Image, index: int, of: int, count: int = RENDERED_FRAMES)
     """Sub-frames of a photograph under a moving camera: uint8 (count, RENDERED_HEIGHT, RENDERED_WIDTH, 3).
 
     Photograph ``index`` of ``of`` gets its own speed, from `SLOWEST` to `FASTEST` pixels per sub-frame, and
-    one of four motions: pan, zoom, rotation, or all three. A zoom or rotation has that speed half-way
-    between the centre and the corners of the picture.
+    one of four motions: pan, zoom, rotation, or all three. It is the speed at the corners of the picture
+    when the motion is fastest; nothing moves faster.
     """
     speed = SLOWEST + (FASTEST - SLOWEST) * index / max(of - 1, 1)
-    pan, zoom, turn = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.7, 0.4, 0.4))[index % 4]
+    pan, zoom, turn = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.5, 0.35, 0.35))[index % 4]
     height, width = photograph.shape[:2]
     radius = np.hypot(RENDERED_WIDTH, RENDERED_HEIGHT) / 2  # pixels from the centre to a corner
     # What the camera may see around its centre: a still frame's half-sides, or a turned one's half-diagonal.
@@ -127,11 +128,11 @@ def render(photograph: Image, index: int, of: int, count: int = RENDERED_FRAMES)
             f"not {width}x{height}."
         )
     path = media.pan_path(count, pan * speed, *room) + reach + 2
-    rate = 2 * speed / radius  # of zoom and rotation, per sub-frame
+    rate = speed / radius  # of zoom and rotation, per sub-frame
     t = np.arange(count)
     frames = []
     for (x, y), log_scale, angle in zip(
-        path, _swing(t, zoom * rate, ZOOM_RANGE, 0.3), _swing(t, turn * rate, TURN_RANGE, 0.9), strict=True
+        path, _swing(t, zoom * rate, ZOOM_RANGE), _swing(t, turn * rate, TURN_RANGE), strict=True
     ):
         c, s = np.exp(log_scale) * np.cos(angle), np.exp(log_scale) * np.sin(angle)
         linear = np.array([[c, -s], [s, c]])
@@ -141,11 +142,12 @@ def render(photograph: Image, index: int, of: int, count: int = RENDERED_FRAMES)
     return np.stack(frames)
 
 
-def _swing(t: NDArray[np.int_], rate: float, amplitude: float, phase: float) -> NDArray[np.float64]:
+def _swing(t: NDArray[np.int_], rate: float, amplitude: float) -> NDArray[np.float64]:
     """An oscillation whose steepest slope is ``rate`` per sub-frame; none for a rate of 0."""
     if rate == 0:
         return np.zeros(len(t))
-    return np.asarray(amplitude * np.sin(rate / amplitude * t + phase), np.float64)
+    # Half a radian before the steepest moment, so that a short clip sees it.
+    return np.asarray(amplitude * np.sin(rate / amplitude * t - 0.5), np.float64)
 
 
 def _build(path: Path) -> Iterator[Clip]:
@@ -223,14 +225,16 @@ def _lengths(first: Image, second: Image) -> NDArray[np.float32]:
 
 
 def _is_sequence(folder: Path) -> bool:
-    """Whether the pictures of a folder are frames of a clip: the first two have one size and look alike."""
+    """Whether the pictures of a folder are frames of a clip: of one size, and the first two one scene."""
     files = media.pictures(folder)[:2]
-    first, second = (media.read_picture(file) for file in files) if len(files) == 2 else (None, None)
-    if first is None or second is None or first.shape != second.shape:
+    if len(files) < 2:
         return False
-    thumbnails = [cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
-                  for image in (first, second)]  # fmt: skip
-    return float(np.corrcoef(thumbnails[0].ravel(), thumbnails[1].ravel())[0, 1]) > RESEMBLANCE
+    first, second = (media.read_picture(file) for file in files)
+    if first.shape != second.shape:
+        return False
+    detector = SceneCutDetector()
+    detector.is_cut(Frame(first).planes)
+    return not detector.is_cut(Frame(second).planes)
 
 
 def _recipe() -> str:
