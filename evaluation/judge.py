@@ -188,10 +188,7 @@ class _Judge:
             if bar is not None:
                 bar.update()
         if not self.tallies:
-            raise InputError(
-                f"The clip '{self.clip.name}' has fewer than the {self.window} frames of one window; "
-                "choose a smaller window or a longer clip."
-            )
+            raise self._too_short()
         return [
             tally.score(self.clip, name, self.window, factor) for (name, factor), tally in self.tallies.items()
         ]
@@ -199,8 +196,17 @@ class _Judge:
     def _start(self, method: Method | External) -> Stream:
         if isinstance(method, External):
             # Counted, as the length a container states may be wrong.
-            return method.open(self.clip, sum(1 for _ in self.clip) // self.window)
+            inputs = sum(1 for _ in self.clip) // self.window
+            if not inputs:
+                raise self._too_short()
+            return method.open(self.clip, inputs)
         return method.start(self.levels)
+
+    def _too_short(self) -> InputError:
+        return InputError(
+            f"The clip '{self.clip.name}' has fewer than the {self.window} frames of one window; "
+            "choose a smaller window or a longer clip."
+        )
 
     def _judge(self, window: Window, outputs: dict[str, Outputs], observers: Sequence[Observer]) -> None:
         mask = moving_pixels(window.originals) if self.region == "moving" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -56,14 +57,19 @@ class SideBySide:
             self._container.mux(packet)
         self._container.close()
         self._container = None
+        # Under its final name only when complete.
+        os.replace(self._partial, self._folder / f"{self._clip}.mp4")
+
+    @property
+    def _partial(self) -> Path:
+        return self._folder / f"{self._clip}.mp4.partial"
 
     def _write(self, picture: Image) -> None:
         import av
 
-        file = self._folder / f"{self._clip}.mp4"
         try:
             if self._container is None:
-                self._container = av.open(str(file), "w")
+                self._container = av.open(str(self._partial), "w", format="mp4")
                 self._stream = self._container.add_stream("libx264", rate=FRAME_RATE)
                 self._stream.height, self._stream.width = picture.shape[:2]
                 self._stream.pix_fmt = "yuv420p"
@@ -71,7 +77,7 @@ class SideBySide:
             for packet in self._stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
                 self._container.mux(packet)
         except (OSError, av.FFmpegError) as error:
-            raise OutputError(f"The video '{file}' cannot be written: {error.strerror or error}.") from error
+            raise OutputError(f"The video '{self._partial}' cannot be written: {error.strerror or error}.") from error
 
 
 def _mosaic(pictures: dict[str, Image]) -> Image:

@@ -198,6 +198,8 @@ def test_impossible_evaluations_are_refused(options: dict[str, object], message:
 def test_a_clip_shorter_than_a_window_is_refused() -> None:
     with pytest.raises(InputError, match="fewer than the 32 frames"):
         evaluate([CLIP], [Nothing()], 32)
+    with pytest.raises(InputError, match="fewer than the 30 frames"):
+        evaluate([CLIP], [Nothing(), External("theirs", Path("nowhere"), window=30)], 8)
 
 
 def test_levels_are_called_by_the_field_s_names() -> None:
