@@ -73,7 +73,7 @@ def step_graph(network: nn.Module, consistency: bool = True) -> onnx.ModelProto:
     frames = torch.rand(3, *state.shape[1:])
     height, width = (PAD_MULTIPLE * _dim(name, 1, 512) for name in ("rows", "columns"))
     spatial = {2: height, 3: width}
-    shapes = (spatial, spatial, {}, {0: _dim("batch", 1, 1024), **spatial})
+    shapes: Any = (spatial, spatial, {}, {0: _dim("batch", 1, 1024), **spatial})
     args = (state, torch.rand_like(state), torch.ones(1, 1, 1, 1), frames)
     return _to_onnx(Step(network, consistency), args, shapes, (STEP_INPUTS, STEP_OUTPUTS))
 

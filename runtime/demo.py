@@ -234,8 +234,7 @@ def _paste(canvas: Array, pixels: Array, corner: tuple[float, float], angle: flo
     place[:, 2] += np.array([corner[0] - x0 + (width - 1) / 2, corner[1] - y0 + (height - 1) / 2]) - middle
     placed = cv2.warpAffine(pixels, place, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR)
     window = canvas[y0:y1, x0:x1]
-    window *= 1 - placed[..., 3:]
-    window += placed[..., :3]
+    window[:] = window * (1 - placed[..., 3:]) + placed[..., :3]
 
 
 class Street:

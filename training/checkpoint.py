@@ -48,6 +48,12 @@ def save_network(path: Path, network: nn.Module, preset: str, facts: dict[str, A
     write_tensors(path, dict(network.state_dict()), {"preset": preset, "facts": facts})
 
 
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """The preset and the facts that `save_network` stored. Raises `ModelError` as `load_network` does."""
+    metadata = read_tensors(Path(path))[1]
+    return {key: metadata[key] for key in ("preset", "facts") if key in metadata}
+
+
 def load_network(path: str | Path) -> nn.Module:
     """The network of a checkpoint in evaluation mode, on the CPU, in float32.
 

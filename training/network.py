@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 UNSHUFFLE = 4  # input pixels per feature, each way: the whole dense network works at quarter size
 RGB = 3
@@ -61,12 +62,34 @@ class Upsample(nn.Module):
         return self.resize(self.conv(x))
 
 
+class MotionGate(nn.Module):
+    """0 where two frames are equal in a whole neighbourhood, 1 where anything changes: (N, 1, H/4, W/4).
+
+    Where nothing moves both halves of a frame equal the frame, so a still picture must come out as it
+    went in, exactly and at every level. A mean change of one 8-bit code opens the gate fully.
+    """
+
+    REACH = 4  # cells of 4 x 4 pixels each way: what moves less far is not cut off
+    CODE = 1 / 255
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The mean over a cell as a convolution, which every runtime fuses and none misreads.
+        cell = torch.full((1, RGB, UNSHUFFLE, UNSHUFFLE), 1 / (RGB * UNSHUFFLE**2 * self.CODE))
+        self.register_buffer("cell", cell, persistent=False)
+        self.dilate = nn.MaxPool2d(2 * self.REACH + 1, stride=1, padding=self.REACH)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        change = functional.conv2d((first - second).abs(), self.get_buffer("cell"), stride=UNSHUFFLE)
+        return self.dilate(change.clamp(max=1))
+
+
 class DenseNetwork(nn.Module):
     """Convolutional U-Net on the pixel-unshuffled pair; both halves come from one decoder.
 
     No warping, attention or normalisation: only 3x3 convolutions, ReLU, additions and nearest
-    resizes, which every runtime and precision handles. The output is a residual to the input frames
-    and starts at zero, so an untrained network repeats its input.
+    resizes, which every runtime and precision handles. The output is a residual to the input frames,
+    zero where the frames are equal; it starts at zero, so an untrained network repeats its input.
     """
 
     def __init__(self, dims: DenseDims) -> None:
@@ -85,6 +108,7 @@ class DenseNetwork(nn.Module):
         self.up1 = Upsample(c2, c1)
         self.decoder1 = blocks(c1, dims.decoder_blocks[1])
         self.head = conv3(c1, pair)
+        self.gate = MotionGate()
         self.shuffle = nn.PixelShuffle(UNSHUFFLE)
         # Everything else keeps PyTorch's small default weights: with larger ones the first steps of Adam
         # throw the zero head far off, and training comes to a halt on a plateau.
@@ -111,7 +135,7 @@ class DenseNetwork(nn.Module):
         x = self.middle(torch.relu(self.down2(skip2)))
         x = self.decoder2(torch.relu(skip2 + self.up2(x)))
         x = self.decoder1(torch.relu(skip1 + self.up1(x)))
-        out = pair + self.shuffle(self.head(x))
+        out = pair + self.shuffle(self.head(x) * self.gate(first, second))
         return out[:, :RGB], out[:, RGB:]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from vtsr.training.data.motion import Motion, random_motion
 
-Pixels = NDArray[np.uint8]
+Pixels = NDArray[Any]
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 MAX_OBJECTS = 3
@@ -29,7 +30,7 @@ class CutOut:
     """An object to move in front: ``pixels`` uint8 (H, W, 3) RGB and ``alpha`` float32 (H, W) in [0, 1]."""
 
     pixels: Pixels
-    alpha: NDArray[np.float32]
+    alpha: NDArray[Any]
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -97,7 +98,7 @@ class SceneRenderer:
 
     def _patch(self, rng: np.random.Generator, side: int) -> Pixels:
         """A random square of about ``side`` pixels, shrunk from a larger one where the photograph has room."""
-        photo = self.photographs[rng.integers(len(self.photographs))]
+        photo = self.photographs[int(rng.integers(len(self.photographs)))]
         short = min(photo.shape[:2])
         shrink = np.exp(rng.uniform(0, np.log(max(1.0, min(4.0, short / side)))))
         crop = min(short, int(side * shrink))
@@ -113,7 +114,7 @@ class SceneRenderer:
     def _object(self, rng: np.random.Generator, size: int) -> CutOut:
         side = int(size * rng.uniform(0.2, 0.9))
         if self.cut_outs and rng.random() < 0.5:
-            source = self.cut_outs[rng.integers(len(self.cut_outs))]
+            source = self.cut_outs[int(rng.integers(len(self.cut_outs)))]
             factor = side / max(source.alpha.shape)
             shape = tuple(max(8, round(n * factor)) for n in source.alpha.shape[::-1])
             pixels = cv2.resize(source.pixels, shape, interpolation=cv2.INTER_AREA)
