@@ -27,7 +27,7 @@ def table(result: Result, published: Mapping[str, Mapping[int, float]] | None = 
     averaging = "linear light" if result.linear else "coded values"
     heading = f"Window {result.window}, averages of {averaging}, {_count(len(result.clips), 'clip')}"
     heading += ", PSNR and SSIM of moving pixels only" if result.region else ""
-    return "\n\n".join([heading, _means(result, published or {}), *_by_clip(result)])
+    return "\n\n".join([heading, _means(result, published or {}), *_by_clip(result), *_below_nothing(result)])
 
 
 def write_json(result: Result, path: Path, extra: Mapping[str, object] | None = None) -> None:
@@ -98,6 +98,20 @@ def _by_clip(result: Result) -> list[str]:
         rows.append(["mean", *(_number(m.psnr, "{:.2f}") if m else "" for m in means)])
         blocks.append(align(rows))
     return blocks
+
+
+def _below_nothing(result: Result) -> list[str]:
+    """Names every method, clip and level at which doing nothing has the higher PSNR."""
+    lines = []
+    for method in result.methods:
+        worse = []
+        for score in result.scores:
+            floor = result.of("nothing", score.factor, clip=score.clip)
+            if score.method == method != "nothing" and floor and score.psnr < floor[0].psnr:
+                worse.append(f"{score.clip} {level_name(score.factor)} ({score.psnr - floor[0].psnr:+.2f} dB)")
+        if worse:
+            lines.append(f"{method} is below doing nothing on: {', '.join(worse)}")
+    return ["\n".join(lines)] if lines else []
 
 
 def align(rows: Sequence[Sequence[str]], headings: Sequence[str] = ()) -> str:

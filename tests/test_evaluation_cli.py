@@ -75,6 +75,16 @@ def test_the_table_the_json_and_the_csv_tell_the_same(run: Run, clip: Path, tmp_
         assert f"{mean:.2f}" in line.split()
 
 
+def test_a_method_below_doing_nothing_is_named(run: Run, tmp_path: Path) -> None:
+    still = save(np.repeat(moving(1), 8, axis=0), tmp_path / "still")
+    worse = save(moving(8, seed=9), tmp_path / "theirs" / "still").parent
+    code, out, _ = run(still, "--methods", "nothing,flow", "--external", f"theirs={worse}", "--metrics", "psnr")
+    assert code == 0
+    lines = [line for line in out.splitlines() if "below doing nothing" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("theirs is below doing nothing on: still f3 (-")
+
+
 def test_plots_and_videos_are_pictures_of_the_right_things(run: Run, clip: Path, tmp_path: Path) -> None:
     code, _, _ = run(
         clip, "--methods", "nothing,flow", "--window", "4", "--metrics", "psnr",
