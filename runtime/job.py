@@ -134,8 +134,9 @@ class Job:
     on_input, on_output
         Called with every frame, in the decoding and the encoding thread.
 
-    The caller's thread runs the network; decoder and encoder have one each. A failure anywhere stops all
-    three at once and is raised by `run` after the sink has been abandoned.
+    Decoder, network and encoder have a thread each. The caller's thread only waits: Ctrl-C is raised there, and
+    would leave a lock behind if it hit between two instructions of a queue. A failure anywhere stops all three at
+    once and is raised by `run` after the sink has been abandoned.
     """
 
     def __init__(
@@ -164,12 +165,11 @@ class Job:
         began = time.perf_counter()
         threads = [
             threading.Thread(target=self._guarded, args=(stage,), name=f"vtsr {name}", daemon=True)
-            for name, stage in (("decode", self._decode), ("encode", self._encode))
+            for name, stage in (("decode", self._decode), ("network", self._infer), ("encode", self._encode))
         ]
         try:
             for thread in threads:
                 thread.start()
-            self._guarded(self._infer)
             for thread in threads:
                 while thread.is_alive():
                     thread.join(POLL_SECONDS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import av
-from av.video.reformatter import ColorRange, Colorspace
 
 from vtsr.errors import InputError
 from vtsr.runtime.frame import PixelFormat, Sampling
@@ -23,10 +22,6 @@ HD_HEIGHT = 720
 
 DEPTHS = (8, 9, 10, 12, 14, 16)
 _STEMS: dict[str, Sampling] = {"gray": "gray", "yuv420p": "yuv420", "yuv422p": "yuv422", "yuv444p": "yuv444"}
-
-# swscale's names, for conversions that need a matrix.
-SWS_MATRIX = {"bt601": Colorspace.ITU601, "bt709": Colorspace.ITU709, "bt2020": Colorspace.BT2020}
-SWS_RANGE = {False: ColorRange.MPEG, True: ColorRange.JPEG}
 
 
 @dataclass(frozen=True)

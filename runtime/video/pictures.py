@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from vtsr.runtime.frame import CHROMA_BLOCK, PixelFormat, Planes
-from vtsr.runtime.video.colour import (
-    ALIASES,
-    CODE_OF_MATRIX,
-    FULL,
-    LIMITED,
-    SWS_MATRIX,
-    SWS_RANGE,
-    pixel_name,
-)
+from vtsr.runtime.video.colour import CODE_OF_MATRIX, FULL, LIMITED, pixel_name
 
 # swscale's default rounding loses up to two codes; this keeps conversions within one.
 _QUALITY = (
@@ -38,25 +30,15 @@ def plane_sizes(fmt: PixelFormat, width: int, height: int) -> list[tuple[int, in
 
 
 class Converter:
-    """Converts FFmpeg frames between pixel formats, keeping matrix and range unless told otherwise."""
+    """Changes the layout, sampling and depth of FFmpeg frames; never matrix or range (see `vtsr.runtime.video.rgb`)."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
-    def __call__(
-        self, frame: av.VideoFrame, pix_fmt: str, source: PixelFormat, target: PixelFormat
-    ) -> av.VideoFrame:
-        """``frame``, stored as ``source`` describes, in ``pix_fmt`` with ``target``'s matrix and range."""
-        if ALIASES.get(frame.format.name, frame.format.name) == pix_fmt and source == target:
-            return frame
+    def __call__(self, frame: av.VideoFrame, pix_fmt: str, full_range: bool) -> av.VideoFrame:
+        codes = ColorRange.JPEG if full_range else ColorRange.MPEG
         return self._reformatter.reformat(
-            frame,
-            format=pix_fmt,
-            src_colorspace=SWS_MATRIX[source.matrix],
-            dst_colorspace=SWS_MATRIX[target.matrix],
-            src_color_range=SWS_RANGE[source.full_range],
-            dst_color_range=SWS_RANGE[target.full_range],
-            interpolation=_QUALITY,
+            frame, format=pix_fmt, src_color_range=codes, dst_color_range=codes, interpolation=_QUALITY
         )
 
 

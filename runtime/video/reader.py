@@ -15,7 +15,7 @@ import av
 import av.error
 
 from vtsr.errors import InputError
-from vtsr.runtime.frame import Frame, PixelFormat, Planes
+from vtsr.runtime.frame import Frame, Planes
 from vtsr.runtime.video.colour import ALIASES, UNSPECIFIED, ColourTags, has_alpha, pixel_format, pixel_name
 from vtsr.runtime.video.facts import Timeline, VideoFacts
 from vtsr.runtime.video.pictures import Converter, planes_of
@@ -265,11 +265,7 @@ class VideoReader:
         name = pixel_name(facts.format)
         stored = ALIASES.get(frame.format.name, frame.format.name)
         if stored != name:
-            source = pixel_format(frame.format.name, facts.tags, facts.height)
-            target = facts.format
-            if target.sampling == "rgb":  # the matrix of the YUV side counts, if there is one
-                target = PixelFormat("rgb", target.bits, source.matrix)
-            frame = self._convert(frame, name, source, target)
+            frame = self._convert(frame, name, facts.format.full_range)
         return planes_of(frame, facts.format)
 
     # Results

@@ -52,5 +52,4 @@ class Storage:
         frame = frame_of(planes)
         if pixel_name(planes.format) == self.pix_fmt:
             return frame
-        target = planes.format if self.format.sampling == "rgb" else self.format
-        return self._convert(frame, self.pix_fmt, planes.format, target)
+        return self._convert(frame, self.pix_fmt, planes.format.full_range)
