@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vtsr.training.pyramid import PyramidDims, PyramidNetwork
+
 UNSHUFFLE = 4  # input pixels per feature, each way: the whole dense network works at quarter size
 RGB = 3
 PAD_MULTIPLE = 32  # every preset accepts heights and widths that are multiples of this
@@ -147,15 +149,26 @@ DENSE_PRESETS: dict[str, DenseDims] = {
 }
 
 
+PYRAMID_PRESETS: dict[str, PyramidDims] = {
+    "pyramid-compact": PyramidDims(width=0.35, channels=32, aggregate=16),
+    "pyramid": PyramidDims(),  # the size of the thesis: full MobileNetV2
+    "pyramid-attention": PyramidDims(attention=True),
+    "pyramid-alignment": PyramidDims(alignment=True),
+    "pyramid-both": PyramidDims(attention=True, alignment=True),
+}
+
+
 def build_network(preset: str) -> nn.Module:
     """A fresh network by preset name: see `preset_names`. Raises `ValueError` for any other name."""
     if preset in DENSE_PRESETS:
         return DenseNetwork(DENSE_PRESETS[preset])
+    if preset in PYRAMID_PRESETS:
+        return PyramidNetwork(PYRAMID_PRESETS[preset])
     raise ValueError(f"There is no network preset {preset!r}; choose one of {', '.join(preset_names())}.")
 
 
 def preset_names() -> list[str]:
-    return list(DENSE_PRESETS)
+    return [*DENSE_PRESETS, *PYRAMID_PRESETS]
 
 
 def multiply_adds_per_pixel(network: nn.Module, size: int = 128) -> float:
