@@ -32,7 +32,7 @@ from vtsr.runtime.video.raw import RAW_EXTENSIONS, RawWriter, raw_options
 from vtsr.runtime.video.reader import VideoReader
 from vtsr.runtime.video.rendered import RenderedReader
 from vtsr.runtime.video.statistics import Statistics
-from vtsr.runtime.video.writer import VideoWriter
+from vtsr.runtime.video.writer import CAN_NOTE_ROTATION, VideoWriter
 
 DEMO = "demo"
 PIPE = "-"
@@ -263,7 +263,8 @@ def _run(reader: Reader, args: argparse.Namespace, stack: contextlib.ExitStack) 
 def _must_stand_upright(output: str) -> bool:
     """Whether the output has no place for a rotation, so that the pixels have to be turned."""
     suffix = Path(output).suffix.lower()
-    return output == PIPE or means_images(output) or suffix not in (".mp4", ".m4v", ".mov", ".mkv")
+    noted = suffix in (".mp4", ".m4v", ".mov", ".mkv") and CAN_NOTE_ROTATION
+    return output == PIPE or means_images(output) or not noted
 
 
 def _timeline(part: Timeline, stretch: int) -> Timeline:

@@ -13,6 +13,7 @@ import av
 import av.error
 
 from vtsr.runtime.video.facts import Timeline
+from vtsr.runtime.video.streams import disposition, is_cover
 from vtsr.runtime.video.stretch import AudioStretch
 
 # Tags that describe the old file or the old encoding, and would be wrong in the new one.
@@ -111,7 +112,7 @@ class Passthrough:
             return
         copy = output.add_stream_from_template(stream, opaque=True)
         copy.metadata.update(kept_stream_tags(dict(stream.metadata)))
-        copy.disposition = int(stream.disposition)
+        copy.disposition = disposition(stream)
         self._copies[stream.index] = copy
 
     def _is_bookkeeping(self, stream: Any) -> bool:
@@ -130,7 +131,7 @@ class Passthrough:
             self.notes.append(f"The audio stream #{stream.index} cannot be slowed down ({error}) and is left out.")
             return
         stretch.output.metadata.update(kept_stream_tags(dict(stream.metadata)))
-        stretch.output.disposition = int(stream.disposition)
+        stretch.output.disposition = disposition(stream)
         self._stretches[stream.index] = stretch
 
     def copy_chapters(self, output: Any) -> None:
@@ -234,12 +235,6 @@ class Passthrough:
                 setattr(packet, name, begin + (value - origin) * line.stretch)
         if packet.duration and end is not None:
             packet.duration = begin + (end - origin) * line.stretch - packet.pts
-
-
-def is_cover(stream: Any) -> bool:
-    """Whether a video stream is a still picture attached to the file."""
-    attached_pic = 0x400  # AV_DISPOSITION_ATTACHED_PIC
-    return bool(int(getattr(stream, "disposition", 0)) & attached_pic)
 
 
 def _time(packet: Any) -> Fraction | None:

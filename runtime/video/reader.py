@@ -19,6 +19,7 @@ from vtsr.runtime.frame import Frame, Planes
 from vtsr.runtime.video.colour import ALIASES, UNSPECIFIED, ColourTags, has_alpha, pixel_format, pixel_name
 from vtsr.runtime.video.facts import Timeline, VideoFacts
 from vtsr.runtime.video.pictures import Converter, planes_of
+from vtsr.runtime.video.streams import is_cover
 
 DEFAULT_RATE = Fraction(25)  # frames per second, where a stream says nothing at all
 CONTAINER_TICK = Fraction(1, 1_000_000)  # AV_TIME_BASE
@@ -86,13 +87,12 @@ class VideoReader:
 
     def _note_streams(self) -> None:
         others = [s for s in self._container.streams.video if s.index != self._stream.index]
-        others = [s for s in others if not _is_cover(s)]
+        others = [s for s in others if not is_cover(s)]
         if others:
             self._warnings.append(f"Only the first of {len(others) + 1} video streams is used.")
 
     def _seek(self, start: Fraction | None, duration: Fraction | None) -> Timeline:
-        ticks = self._container.start_time
-        origin = Fraction(0) if ticks is None else ticks * CONTAINER_TICK
+        origin = self._begin_of_stream()
         if start is None and duration is None:
             return Timeline(origin=origin, begin=origin)
         origin += start or 0
@@ -164,6 +164,9 @@ class VideoReader:
         )
 
     def _begin_of_stream(self) -> Fraction:
+        # Not the container's: encoded audio often begins a little earlier.
+        if self._stream.start_time is not None:
+            return Fraction(self._stream.start_time * self._stream.time_base)
         ticks = self._container.start_time
         return Fraction(0) if ticks is None else ticks * CONTAINER_TICK
 
@@ -361,7 +364,7 @@ def check_readable(path: Path) -> None:
 
 
 def _video_stream(container: Any) -> Any:
-    streams = [s for s in container.streams.video if not _is_cover(s)]
+    streams = [s for s in container.streams.video if not is_cover(s)]
     if not streams:
         raise InputError(f"{_name(container)} has no video stream; give a file with pictures in it.")
     if streams[0].codec_context is None:
@@ -370,11 +373,6 @@ def _video_stream(container: Any) -> Any:
             "convert it first."
         )
     return streams[0]
-
-
-def _is_cover(stream: Any) -> bool:
-    attached_pic = 0x400  # AV_DISPOSITION_ATTACHED_PIC
-    return bool(int(getattr(stream, "disposition", 0)) & attached_pic)
 
 
 def _name(container: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 import av.error
+from av.video.stream import VideoStream
 
 from vtsr.errors import OptionError, OutputError
 from vtsr.runtime.frame import Frame
@@ -21,6 +22,8 @@ from vtsr.runtime.video.storage import Storage
 MAX_TICKS = 2**31 - 1  # per second, what an MP4 header can say
 MATROSKA_TICK = Fraction(1, 1000)  # seconds; FFmpeg's muxer knows no other
 ISO_FORMATS = ("mp4", "mov")
+# Since version 17.1 of PyAV; before, the pixels are turned instead.
+CAN_NOTE_ROTATION = hasattr(VideoStream, "set_display_matrix")
 # Encoders that write the sample aspect ratio themselves; PyAV hands it to the MP4 and MOV muxers only.
 ASPECT_IN_BITSTREAM = ("libx264", "libx265", "ffv1")
 
@@ -134,11 +137,8 @@ class VideoWriter:
                 )
         if encoder == "libx265" and self._container.format.name in ISO_FORMATS:
             context.codec_tag = "hvc1"  # what Apple's players look for
-        if facts.display_matrix is not None:
-            if hasattr(stream, "set_display_matrix"):
-                stream.set_display_matrix(facts.display_matrix)
-            else:
-                self.notes.append("This version of PyAV cannot write the rotation; install av>=18 to keep it.")
+        if facts.display_matrix is not None and CAN_NOTE_ROTATION:
+            stream.set_display_matrix(facts.display_matrix)
         stream.metadata.update(kept_stream_tags(facts.stream_metadata))
         return stream
 
