@@ -31,7 +31,7 @@ from vtsr.evaluation.methods import External, Method, parse_method
 from vtsr.evaluation.protocol import MAX_LEVEL, windows
 from vtsr.evaluation.report import table, write_csv, write_json
 from vtsr.evaluation.suite import load_suite
-from vtsr.runtime.options import Parser, run_cli
+from vtsr.options import Parser, run_cli
 
 DEFAULT_WINDOW = 8
 DEFAULT_METHODS = "nothing,blend,flow,flow+law,default"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vtsr.errors import MissingExtraError
-from vtsr.runtime.options import Parser, run_cli
+from vtsr.options import Parser, run_cli
 
 
 def _body(args: argparse.Namespace) -> int:

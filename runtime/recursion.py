@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterable
 
 from vtsr.errors import OptionError
+from vtsr.options import MAX_LEVELS
 from vtsr.runtime.backend import Backend, Tensor
-from vtsr.runtime.options import MAX_LEVELS
 
 
 class Level:

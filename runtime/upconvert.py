@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 import vtsr
 from vtsr.errors import OptionError, OutputError
+from vtsr.options import MAX_LEVELS, Parser, add_model_options, run_cli
 from vtsr.runtime.frame import Frame
 from vtsr.runtime.job import Job, Result
-from vtsr.runtime.options import MAX_LEVELS, Parser, add_model_options, run_cli
 from vtsr.runtime.video.codecs import CODECS, Encoding, container_for
 from vtsr.runtime.video.comparison import Comparison
 from vtsr.runtime.video.facts import Timeline, VideoFacts

@@ -29,7 +29,7 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from vtsr.errors import InputError, OptionError
-from vtsr.runtime.options import Parser, run_cli
+from vtsr.options import Parser, run_cli
 from vtsr.training import losses
 from vtsr.training.checkpoint import load_network, read_tensors, save_network, write_tensors
 from vtsr.training.config import TrainConfig

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtsr.errors import InputError
-from vtsr.runtime.options import Parser, run_cli
+from vtsr.options import Parser, run_cli
 from vtsr.training.data.clips import ClipScenes, find_clips
 from vtsr.training.data.photographs import SceneRenderer, list_images, read_cut_outs, read_rgb
 
