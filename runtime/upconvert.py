@@ -25,7 +25,7 @@ from vtsr.runtime.video.codecs import CODECS, Encoding, container_for
 from vtsr.runtime.video.comparison import Comparison
 from vtsr.runtime.video.facts import Timeline, VideoFacts
 from vtsr.runtime.video.images import ImageReader, ImageWriter, is_image_sequence, means_images
-from vtsr.runtime.video.orientation import upright, upright_facts
+from vtsr.runtime.video.orientation import is_right_angled, upright, upright_facts
 from vtsr.runtime.video.partial import check_folder
 from vtsr.runtime.video.passthrough import Passthrough
 from vtsr.runtime.video.raw import RAW_EXTENSIONS, RawWriter, raw_options
@@ -198,7 +198,10 @@ def _run(reader: Reader, args: argparse.Namespace, stack: contextlib.ExitStack) 
     parts = 2**args.levels
     facts, source = reader.facts, iter(reader)
     if facts.display_matrix is not None and _must_stand_upright(args.output):
-        source, facts = upright(source, facts.display_matrix), upright_facts(facts)
+        if is_right_angled(facts.display_matrix):
+            source, facts = upright(source, facts.display_matrix), upright_facts(facts)
+        else:
+            _say("warning: the video is rotated by an odd angle, which this kind of output cannot express.")
     timeline = _timeline(reader.timeline, parts if args.slow_motion else 1)
     threshold = {} if args.scene_threshold is None else {"scene_threshold": args.scene_threshold}
     upconverter = stack.enter_context(

@@ -287,3 +287,43 @@ def test_a_cover_picture_is_not_taken_for_the_video(command: Command, tmp_path: 
         image = next(container.decode(covers[0])).to_ndarray(format="rgb24")
     assert np.array_equal(image, picture(5))
     assert len(read_times(output)) == 8
+
+
+DISPLAY = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"  # P3, 1000 to 0.005 cd/m2
+
+
+def light(path: Path) -> dict[str, bytes]:
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        wanted = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
+        return {item.type.name: bytes(item) for item in frame.side_data if item.type.name in wanted}
+
+
+def rationals(data: bytes) -> list[float]:
+    numbers = np.frombuffer(data[:80], np.int32).astype(float)
+    return list(numbers[::2] / numbers[1::2])
+
+
+@pytest.mark.parametrize("codec", ["hevc", "h264", "av1"])
+def test_hdr10_metadata_passes(command: Command, tmp_path: Path, codec: str) -> None:
+    options = {"x265-params": f"log-level=error:master-display={DISPLAY}:max-cll=1000,400"}
+    clip = write_clip(
+        tmp_path / "in.mkv", 2, codec="libx265", pix_fmt="yuv420p10le", size=(96, 64), options=options
+    )
+    before = light(clip)
+    assert len(before) == 2
+    output = tmp_path / "out.mkv"
+    assert command(clip, output, "--levels", 1, "--codec", codec).code == 0
+    after = light(output)
+    assert after["CONTENT_LIGHT_LEVEL"] == before["CONTENT_LIGHT_LEVEL"]
+    assert np.frombuffer(after["CONTENT_LIGHT_LEVEL"], np.uint32).tolist() == [1000, 400]
+    expected = [0.68, 0.32, 0.265, 0.69, 0.15, 0.06, 0.3127, 0.329, 0.005, 1000]
+    assert rationals(before["MASTERING_DISPLAY_METADATA"]) == pytest.approx(expected)
+    # AV1 has binary fractions of 16 and 14 bits.
+    assert rationals(after["MASTERING_DISPLAY_METADATA"]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_hdr10_metadata_that_cannot_be_stored_is_named(command: Command, tmp_path: Path) -> None:
+    options = {"x265-params": "log-level=error:max-cll=1000,400"}
+    clip = write_clip(tmp_path / "in.mkv", 2, codec="libx265", size=(96, 64), options=options)
+    assert "HDR10" in command(clip, tmp_path / "out.webm", "--levels", 1).said

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from vtsr.runtime.frame import PixelFormat
 from vtsr.runtime.video.colour import ColourTags
+from vtsr.runtime.video.hdr import Hdr
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class VideoFacts:
         Number of frames, None if unknown; an estimate, good for a progress bar.
     display_matrix
         The nine integers of FFmpeg's display matrix (rotation and flips), None if the picture is upright.
+    hdr
+        HDR10 static metadata of the first frame, None if it has none.
     """
 
     name: str
@@ -42,6 +45,7 @@ class VideoFacts:
     tags: ColourTags = field(default_factory=ColourTags)
     sample_aspect_ratio: Fraction | None = None
     display_matrix: tuple[int, ...] | None = None
+    hdr: Hdr | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     stream_metadata: dict[str, str] = field(default_factory=dict)
 

@@ -25,9 +25,9 @@ def _swaps_axes(matrix: tuple[int, ...]) -> bool:
 
 
 def upright_facts(facts: VideoFacts) -> VideoFacts:
-    """The facts of the video once its pixels stand upright."""
+    """The facts of the video once its pixels stand upright; its display matrix must be right-angled."""
     matrix = facts.display_matrix
-    if matrix is None or not is_right_angled(matrix):
+    if matrix is None:
         return facts
     facts = replace(facts, display_matrix=None)
     if not _swaps_axes(matrix):

@@ -18,6 +18,7 @@ from vtsr.errors import InputError
 from vtsr.runtime.frame import Frame, Planes
 from vtsr.runtime.video.colour import ALIASES, UNSPECIFIED, ColourTags, has_alpha, pixel_format, pixel_name
 from vtsr.runtime.video.facts import Timeline, VideoFacts
+from vtsr.runtime.video.hdr import hdr_of
 from vtsr.runtime.video.pictures import Converter, planes_of
 from vtsr.runtime.video.streams import is_cover
 
@@ -128,8 +129,6 @@ class VideoReader:
                 "The video is interlaced, which is not handled: deinterlace it first "
                 "(e.g. ffmpeg -i IN -vf bwdif OUT) or moving edges will comb."
             )
-        if "MASTERING_DISPLAY_METADATA" in _side_data(frame):
-            self._warnings.append("The mastering display data (HDR10 static metadata) is not copied.")
         duration = None
         if stream.duration is not None:
             duration = stream.duration * stream.time_base
@@ -159,6 +158,7 @@ class VideoReader:
             tags=tags,
             sample_aspect_ratio=_aspect(stream.sample_aspect_ratio),
             display_matrix=_display_matrix(frame),
+            hdr=hdr_of(_side_data(frame)),
             metadata=dict(self._container.metadata),
             stream_metadata=dict(stream.metadata),
         )

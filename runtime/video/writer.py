@@ -65,6 +65,13 @@ class VideoWriter:
         container = container_for(path.suffix)
         encoder = choose_encoder(container, encoding, facts.format, facts.width, facts.height)
         self.notes += encoder.notes
+        options = dict(encoder.options)
+        if facts.hdr is not None:
+            described = facts.hdr.options(encoder.name)
+            for name, value in described.items():
+                options[name] = f"{options[name]}:{value}" if name in options else value
+            if not described:
+                self.notes.append(f"{encoder.name} cannot store the HDR10 metadata; h264, hevc and av1 can.")
         self.pix_fmt, self.codec = encoder.pix_fmt, encoder.name
         self.frame_rate = facts.frame_rate * parts / self._timeline.stretch
         self._tick = output_tick(facts.time_base, self._timeline, parts)
@@ -77,13 +84,13 @@ class VideoWriter:
                 f"file:{self._file.working}", "w", format=container.format,
                 container_options=self._container_options(container.format, facts),
             )  # fmt: skip
-            self._stream = self._add_video(facts, encoder.name, encoder.options, encoding.threads)
+            self._stream = self._add_video(facts, encoder.name, options, encoding.threads)
             if passthrough is not None:
                 passthrough.add_streams(self._container)
                 passthrough.copy_chapters(self._container)
                 self.notes += passthrough.notes
             self._container.metadata.update(kept_file_tags(facts.metadata))
-            self._start(encoder.name, encoder.options)
+            self._start(encoder.name, options)
         except BaseException:
             self.abandon()
             raise
