@@ -41,6 +41,7 @@ NTSC = {"23.976": 24, "23.98": 24, "29.97": 30, "47.952": 48, "59.94": 60, "119.
 # From this share of burnt-out pixels on, the user is told.
 CLIPPED_NOTE = 0.05
 
+DESCRIPTION = "Makes a video of 2^N times the frame rate and sharpness in motion, or plays it 2^N times slower."
 EXAMPLES = """examples:
   vtsr-upconvert demo demo_x4.mp4 --compare compare.png     a clip rendered on the spot, no footage needed
   vtsr-upconvert IN.mp4 OUT.mp4 --levels 2                  4 times the frame rate, same speed
@@ -55,7 +56,7 @@ Writer = VideoWriter | ImageWriter | RawWriter
 
 def parser() -> Parser:
     """The command's options."""
-    options = Parser(prog="vtsr-upconvert", description=__doc__.split(": ", 1)[1], epilog=EXAMPLES)
+    options = Parser(prog="vtsr-upconvert", description=DESCRIPTION, epilog=EXAMPLES)
     options.add_argument(
         "input", metavar="IN",
         help="video file, folder of images, pattern such as in/%%05d.png, - for y4m or raw video on stdin, "
@@ -73,7 +74,7 @@ def parser() -> Parser:
     time.add_argument("--fps", type=_rate, metavar="R", help="rate of images or raw video, e.g. 24 or 30000/1001")
     time.add_argument(
         "--scene-threshold", type=float, metavar="X",
-        help="how different frames must be for a cut; see the guide for the measure",
+        help="how different frames must be for a cut, 0 to 1; 1 finds none (default: 0.35)",
     )  # fmt: skip
     video = options.add_argument_group("encoding")
     video.add_argument("--codec", metavar="NAME", help=f"{', '.join(CODECS)}, or any encoder of PyAV's build")

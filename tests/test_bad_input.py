@@ -188,6 +188,17 @@ def test_missing_extra(capsys: pytest.CaptureFixture[str], out: Path, clip: Path
     assert list(out.iterdir()) == []
 
 
+def test_a_picture_too_small_for_the_network(capsys: pytest.CaptureFixture[str], out: Path, tmp_path: Path) -> None:
+    from vtsr.runtime.upconvert import main
+
+    clip = write_clip(tmp_path / "in.mkv", 2, size=(24, 8))
+    assert main([str(clip), str(out / "out.mkv")]) == 2
+    said = capsys.readouterr().err
+    assert "24 x 8" in said
+    assert len(said.strip().splitlines()) == 1
+    assert list(out.iterdir()) == []
+
+
 def test_unknown_model(capsys: pytest.CaptureFixture[str], out: Path, clip: Path) -> None:
     from vtsr.runtime.upconvert import main
 

@@ -258,35 +258,30 @@ def test_a_mirrored_picture_is_mirrored_back(command: Command, tmp_path: Path) -
 
 
 def test_a_cover_picture_is_not_taken_for_the_video(command: Command, tmp_path: Path) -> None:
-    def more(container: Any, stream: Any) -> None:
-        encoder = av.CodecContext.create("png", "w")
-        encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 64, 48, "rgb24", Fraction(1, 25)
-        cover = container.add_stream("png", rate=25)
-        cover.width, cover.height, cover.pix_fmt = 64, 48, "rgb24"
-        cover.disposition = ATTACHED_PIC
-        more.packets = cover  # type: ignore[attr-defined]
-
     state: dict[str, Any] = {}
 
     def prepare(container: Any, stream: Any) -> None:
-        more(container, stream)
-        state["cover"] = more.packets  # type: ignore[attr-defined]
+        cover = container.add_stream("png", rate=25)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "rgb24"
+        cover.disposition = ATTACHED_PIC
+        state["cover"] = cover
 
     def before_mux(container: Any) -> None:
         container.mux(state["cover"].encode(to_av([picture(5)], "rgb24")))
         container.mux(state["cover"].encode(None))
 
     clip = write_clip(tmp_path / "in.mp4", 4, codec="libx264", prepare=prepare, before_mux=before_mux)
-    output = tmp_path / "out.mp4"
-    outcome = command(clip, output, "--levels", 1)
-    assert outcome.code == 0, outcome.said
-    with av.open(str(output)) as container:
-        covers = [s for s in container.streams.video if is_cover(s)]
-        assert len(covers) == 1
-        assert len(container.streams.video) == 2
-        image = next(container.decode(covers[0])).to_ndarray(format="rgb24")
-    assert np.array_equal(image, picture(5))
-    assert len(read_times(output)) == 8
+    for extension in (".mp4", ".mkv"):
+        output = tmp_path / f"out{extension}"
+        outcome = command(clip, output, "--levels", 1)
+        assert outcome.code == 0, outcome.said
+        with av.open(str(output)) as container:
+            covers = [s for s in container.streams.video if is_cover(s)]
+            assert len(covers) == 1
+            assert len(container.streams.video) == 2
+            image = next(container.decode(covers[0])).to_ndarray(format="rgb24")
+        assert np.array_equal(image, picture(5))
+        assert len(read_times(output)) == 8
 
 
 DISPLAY = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"  # P3, 1000 to 0.005 cd/m2

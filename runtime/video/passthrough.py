@@ -104,6 +104,9 @@ class Passthrough:
         label = f"The {kind} stream #{stream.index} ({getattr(stream, 'name', None) or 'unknown codec'})"
         if kind == "data" and self._is_bookkeeping(stream):
             return
+        if is_cover(stream) and output.format.name == "matroska":
+            self._attach_cover(output, stream)
+            return
         if not _can_hold(output.format.name, stream):
             self.notes.append(f"{label} does not fit into {output.format.name} and is left out.")
             return
@@ -114,6 +117,13 @@ class Passthrough:
         copy.metadata.update(kept_stream_tags(dict(stream.metadata)))
         copy.disposition = disposition(stream)
         self._copies[stream.index] = copy
+
+    def _attach_cover(self, output: Any, stream: Any) -> None:
+        # Matroska keeps covers as attachments, by these names.
+        kind = "png" if stream.codec_context.name == "png" else "jpeg"
+        with av.open(self._container.name) as container:
+            packet = next(container.demux(container.streams[stream.index]))
+            output.add_attachment(f"cover.{kind.replace('jpeg', 'jpg')}", f"image/{kind}", bytes(packet))
 
     def _is_bookkeeping(self, stream: Any) -> bool:
         # Timecodes number frames at the old rate. Chapters are copied as such; their track in MP4 is only a

@@ -20,6 +20,7 @@ from vtsr.runtime.video.passthrough import CLASSIC_TAGS, Passthrough, kept_file_
 from vtsr.runtime.video.storage import Storage
 
 MAX_TICKS = 2**31 - 1  # per second, what an MP4 header can say
+DEFAULT_TRACK = 1  # AV_DISPOSITION_DEFAULT
 MATROSKA_TICK = Fraction(1, 1000)  # seconds; FFmpeg's muxer knows no other
 ISO_FORMATS = ("mp4", "mov")
 # Since version 17.1 of PyAV; before, the pixels are turned instead.
@@ -147,6 +148,7 @@ class VideoWriter:
         if facts.display_matrix is not None and CAN_NOTE_ROTATION:
             stream.set_display_matrix(facts.display_matrix)
         stream.metadata.update(kept_stream_tags(facts.stream_metadata))
+        stream.disposition = DEFAULT_TRACK
         return stream
 
     def _start(self, encoder: str, options: dict[str, str]) -> None:
