@@ -242,15 +242,7 @@ def _run(reader: Reader, args: argparse.Namespace, stack: contextlib.ExitStack) 
             _say(f"what was done so far is in {job.kept}")
     if comparison is not None:
         comparison.save()
-    notes = [*reader.warnings, *writer.notes]
-    if args.slow_motion and args.audio is None and reader.has_audio:
-        notes.append("Audio is left out in slow motion; --audio stretch slows it down with the picture.")
-    if not reader.is_constant_rate and not isinstance(writer, VideoWriter):
-        notes.append("The frame times vary, which images and raw video cannot express; they count as even.")
-    if statistics.clipped_share >= CLIPPED_NOTE:
-        notes.append(
-            f"{statistics.clipped_share:.0%} of the pixels are burnt out; motion inside them cannot be recovered."
-        )
+    notes = _notes(args, reader, writer, statistics)
     for note in notes:
         _say(f"warning: {note}")
     if args.report is not None:
@@ -262,6 +254,19 @@ def _run(reader: Reader, args: argparse.Namespace, stack: contextlib.ExitStack) 
             f"{result.frames_in} frames in, {result.frames_out} out in {result.timing.total:.1f} s "
             f"({rate:.1f} fps): {result.timing.line()}"
         )
+
+
+def _notes(args: argparse.Namespace, reader: Reader, writer: Writer, statistics: Statistics) -> list[str]:
+    """What the user should know about the finished job, one sentence each."""
+    notes = [*reader.warnings, *writer.notes]
+    if args.slow_motion and args.audio is None and reader.has_audio:
+        notes.append("Audio is left out in slow motion; --audio stretch slows it down with the picture.")
+    if not reader.is_constant_rate and not isinstance(writer, VideoWriter):
+        notes.append("The frame times vary, which images and raw video cannot express; they count as even.")
+    if statistics.clipped_share >= CLIPPED_NOTE:
+        share = f"{statistics.clipped_share:.0%}"
+        notes.append(f"{share} of the pixels are burnt out; motion inside them cannot be recovered.")
+    return notes
 
 
 def _must_stand_upright(output: str) -> bool:
