@@ -42,6 +42,7 @@ from vtsr.training.schemes import SCHEMES, Scheme
 WEIGHTS_NAME = "last.safetensors"
 STATE_NAME = "state.safetensors"
 VALIDATION_LEVELS = 3
+PATH_OPTIONS = {"scenes", "init", "perceptual_weights"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +178,9 @@ class Training:
         write_tensors(folder / STATE_NAME, tensors, {"step": self.step, "config": values})
         averaged = build_network(self.config.preset)
         averaged.load_state_dict(self.average)
-        facts = {"step": self.step, "config": values, **facts}
+        # Where the data lay on this machine is nobody's business.
+        shared = {key: value for key, value in values.items() if key not in PATH_OPTIONS}
+        facts = {"step": self.step, "config": shared, **facts}
         save_network(folder / WEIGHTS_NAME, averaged, self.config.preset, facts)
 
     def restore(self, folder: Path) -> None:
