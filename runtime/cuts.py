@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from vtsr.errors import OptionError
 from vtsr.runtime.frame import Planes
 
-DEFAULT_THRESHOLD = 0.35  # real clips stay below 0.25 even at a third of their frame rate; cuts between them start at 0.41
+# Within real clips the score stays below 0.25 even at a third of their rate; cuts between them start at 0.41.
+DEFAULT_THRESHOLD = 0.35
 THUMBNAIL = (48, 32)  # width, height
 REACH = 6  # thumbnail pixels a frame may shift between two frames and still count as the same view
 BINS = 8  # histogram bins per channel

@@ -20,7 +20,8 @@ Clip = list[NDArray[np.uint8]]
 def moving_clip(count: int, height: int = 48, width: int = 64, seed: int = 0) -> Clip:
     """A textured picture that moves by a few pixels per frame, with exposure blur."""
     rng = np.random.default_rng(seed)
-    texture = cv2.GaussianBlur(rng.integers(0, 256, (height + 8, width + 8 * count + 64, 3), dtype=np.uint8), (0, 0), 1.5)
+    noise = rng.integers(0, 256, (height + 8, width + 8 * count + 64, 3), dtype=np.uint8)
+    texture = cv2.GaussianBlur(noise, (0, 0), 1.5)
     shots = [texture[4 : 4 + height, 4 + 3 * i // 2 :][:, :width].astype(float) for i in range(4 * count)]
     return [np.rint(np.mean(shots[4 * i : 4 * i + 4], axis=0)).astype(np.uint8) for i in range(count)]
 
