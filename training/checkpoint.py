@@ -6,8 +6,10 @@ moving average, step) is a second safetensors file beside it, needed only to res
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +18,58 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vtsr.errors import ModelError
+from vtsr.errors import ModelError, OutputError
 from vtsr.training.network import build_network
 
 FORMAT = "vtsr-checkpoint-1"
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Writes a safetensors file; it takes its name only when it is complete and on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a safetensors file; it takes its name only when it is complete and on disk.
+
+    Raises `OutputError` if it cannot be written.
+    """
     partial = path.with_name(path.name + ".partial")
     header = {"vtsr": json.dumps({"format": FORMAT, **metadata}, sort_keys=True)}
-    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, partial, metadata=header)
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, partial, metadata=header)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise OutputError(f"The checkpoint {path} cannot be written: {error}.") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata (empty for files of other programs). Raises `ModelError` if unreadable."""
+    with _opened(path) as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, _metadata(file)  # noqa: SIM118
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata alone, without reading the tensors. Raises `ModelError` if unreadable."""
+    with _opened(path) as file:
+        return _metadata(file)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("vtsr", "{}")
-            return {k: file.get_tensor(k) for k in file.keys()}, json.loads(header)  # noqa: SIM118
+            yield file
     except (OSError, SafetensorError, ValueError) as error:
-        raise ModelError(f"The checkpoint {path} cannot be read: {error}") from error
+        reason = str(error) if path.exists() else "there is no such file"
+        raise ModelError(f"The checkpoint {path} cannot be read: {reason}.") from error
+
+
+def _metadata(file: Any) -> dict[str, Any]:
+    metadata = json.loads((file.metadata() or {}).get("vtsr", "{}"))
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata is not a table")
+    return metadata
 
 
 def save_network(path: Path, network: nn.Module, preset: str, facts: dict[str, Any]) -> None:
@@ -50,7 +79,7 @@ def save_network(path: Path, network: nn.Module, preset: str, facts: dict[str, A
 
 def read_facts(path: str | Path) -> dict[str, Any]:
     """The preset and the facts that `save_network` stored. Raises `ModelError` as `load_network` does."""
-    metadata = read_tensors(Path(path))[1]
+    metadata = read_metadata(Path(path))
     return {key: metadata[key] for key in ("preset", "facts") if key in metadata}
 
 

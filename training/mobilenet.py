@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vtsr.errors import ModelError
+from vtsr.errors import MissingExtraError, ModelError
 
 # Expansion, output channels, repeats, stride of the first repeat: table 2 of the paper.
-BOTTLENECKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+BOTTLENECKS = (
+    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+)  # fmt: skip
 STEM_CHANNELS = 32
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -87,18 +89,34 @@ class MobileNetV2(nn.Module):
                 pyramid.append(x)
         return pyramid
 
-    def load_imagenet(self, state: Mapping[str, Tensor] | Path) -> None:
-        """Loads torchvision's ImageNet weights, as a state dict or a .safetensors file of it.
+    def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
+        """Loads torchvision's ImageNet weights, a state dict: see `imagenet_state`.
 
         The classifier and the last 1x1 convolution, which no level of the pyramid uses, are left out.
         Raises `ModelError` if a tensor is missing or of another shape.
         """
-        if isinstance(state, Path):
-            from vtsr.training.checkpoint import read_tensors
-
-            state = read_tensors(state)[0]
         mine = self.state_dict()
         for name, tensor in mine.items():
             if name not in state or state[name].shape != tensor.shape:
                 raise ModelError(f"The ImageNet weights have no tensor {name} of shape {tuple(tensor.shape)}.")
         self.load_state_dict({name: state[name] for name in mine})
+
+
+def imagenet_state(source: str) -> dict[str, Tensor]:
+    """torchvision's ImageNet weights: from a .safetensors file of its state dict, or "torchvision" itself.
+
+    Raises `ModelError` for an unreadable file, `MissingExtraError` without torchvision.
+    """
+    if source != "torchvision":
+        from vtsr.training.checkpoint import read_tensors
+
+        return read_tensors(Path(source))[0]
+    try:
+        from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
+    except (ImportError, RuntimeError) as error:
+        raise MissingExtraError(
+            "The ImageNet weights need torchvision, or a .safetensors file of its MobileNetV2 as "
+            f"backbone_weights ({error})."
+        ) from error
+    state: dict[str, Tensor] = mobilenet_v2(weights=MobileNet_V2_Weights.IMAGENET1K_V1).state_dict()
+    return state

@@ -5,10 +5,10 @@ A sample is a list of exposures per level, each (N, T * 2**k, 3, H, W): see `vts
 basic           every pair alone: f(z0, z1) against (b0, a1)                          (thesis eq. 3.3)
 reconstruction  triplets: basic, and the mean of both estimates of z1's halves against z1    (eq. 3.5-3.6)
 multilevel      basic at f and at f2 on the network's own outputs, L_T/2 + L_T/4             (eq. 3.7)
-unrolled        f .. f^depth on the network's own outputs, loss at every level
+unrolled        f .. f3 on the network's own outputs, loss at every level
 
-With the exposure law in the loop the halves of every frame with two neighbours are projected first,
-as they are at run time.
+With the exposure law in the loop (law, law-...) the halves of every frame with two neighbours are
+projected first, as they are at run time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vtsr.training import losses
 from vtsr.training.exposure import project
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -36,7 +37,10 @@ class Scheme:
     temporal: float = 0.0  # weight of the temporal-consistency term
 
     def __call__(self, network: nn.Module, levels: list[Tensor], loss: Loss) -> tuple[Tensor, list[Tensor]]:
-        """The loss, and the mean squared error of the halves with two neighbours at each level."""
+        """The loss, the mean over levels, and the mean squared error of each level.
+
+        The error is that of the halves with two neighbours, or of all where there are none.
+        """
         total = levels[0].new_zeros(())
         errors = []
         frames = levels[0]
@@ -62,8 +66,7 @@ class Scheme:
                 weight = 1.0
             total = total + weight * loss(_flat(estimate[:, [0, -1]]), _flat(target[:, [0, -1]]))
             if self.temporal:
-                steps = (estimate.diff(dim=1) - target.diff(dim=1)).abs().mean()
-                total = total + self.temporal * steps
+                total = total + self.temporal * losses.temporal(estimate, target)
             frames = estimate
             offset = 2 * (offset + 1)
         return total / self.depth, errors
@@ -89,7 +92,9 @@ SCHEMES: dict[str, Scheme] = {
     "basic": Scheme(depth=1, law=False, one_sided=1.0),
     "reconstruction": Scheme(depth=1, law=False, reconstruction=0.15, one_sided=1.0),
     "multilevel": Scheme(depth=2, law=False, one_sided=1.0),
+    "unrolled": Scheme(depth=3, law=False, one_sided=1.0),
     "law": Scheme(depth=1),
+    "law-reconstruction": Scheme(depth=1, reconstruction=0.15),
     "law-multilevel": Scheme(depth=2),
     "law-unrolled": Scheme(depth=3),
 }

@@ -1,19 +1,18 @@
-"""vtsr-train: trains a network on cached scenes.
+"""vtsr-train: trains a network on scenes rendered from photographs or cut from video.
 
-    python -m vtsr.training.data.scenes runs/scenes --photographs DIR --clips DIR
-    vtsr-train runs/first --set scenes=runs/scenes --set steps=20000
+    vtsr-train runs/first --set photographs=photos --set clips=clips --set steps=20000
     vtsr-train runs/first --resume
+    vtsr-train runs/thesis --config configs/thesis.toml --set high_speed=GOPRO_Large_all
     torchrun --nproc-per-node 4 -m vtsr.training.train runs/big --config configs/default.toml
 
 The output folder holds `last.safetensors` (the averaged weights, to be used), `state.safetensors` (to
-resume from), `log.csv` and `curve.png`.
+resume from), `log.csv` and `curve.png`. Every option is explained in docs/training.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import math
 import os
@@ -22,26 +21,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from tqdm import tqdm
 
-from vtsr.errors import InputError, OptionError
+from vtsr.errors import InputError, OptionError, OutputError
 from vtsr.options import Parser, run_cli
 from vtsr.training import losses
-from vtsr.training.checkpoint import load_network, read_tensors, save_network, write_tensors
+from vtsr.training.checkpoint import (
+    load_network,
+    read_facts,
+    read_metadata,
+    read_tensors,
+    save_network,
+    write_tensors,
+)
 from vtsr.training.config import TrainConfig
 from vtsr.training.data.sampler import ExposureSampler, SampleOptions, batches
-from vtsr.training.data.scenes import open_scenes
+from vtsr.training.data.scenes import SCENES_NAME, SceneOptions, build_scenes, held_out_scenes, open_scenes
+from vtsr.training.log import Log
+from vtsr.training.mobilenet import MobileNetV2, imagenet_state
 from vtsr.training.network import build_network, preset_names
-from vtsr.training.recursion import upconvert
 from vtsr.training.schemes import SCHEMES, Scheme
+from vtsr.training.validation import levels_of, validate
 
 WEIGHTS_NAME = "last.safetensors"
 STATE_NAME = "state.safetensors"
-VALIDATION_LEVELS = 3
 PATH_OPTIONS = {"scenes", "init", "perceptual_weights"}
 
 
@@ -64,6 +70,7 @@ def process_group() -> Iterator[Process]:
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Process(device=device)
@@ -93,7 +100,8 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 def scheme_at(config: TrainConfig, step: int) -> Scheme:
     late = config.late_scheme and step >= config.steps * (1 - config.late_share)
     scheme = SCHEMES[config.late_scheme if late else config.scheme]
-    return dataclasses.replace(scheme, temporal=config.loss_temporal)
+    reconstruction = config.lambda_r if scheme.reconstruction else 0.0
+    return dataclasses.replace(scheme, temporal=config.loss_temporal, reconstruction=reconstruction)
 
 
 def combined_loss(config: TrainConfig, device: torch.device) -> losses.Loss:
@@ -106,9 +114,6 @@ def combined_loss(config: TrainConfig, device: torch.device) -> losses.Loss:
     if config.loss_perceptual:
         path = Path(config.perceptual_weights) if config.perceptual_weights else None
         terms.append((config.loss_perceptual, losses.Perceptual(path).to(device)))
-    if not terms:
-        raise OptionError("All loss weights are zero; set at least loss_l1.")
-
     def total(estimate: Tensor, target: Tensor) -> Tensor:
         return torch.stack([weight * term(estimate, target) for weight, term in terms]).sum()
 
@@ -116,27 +121,68 @@ def combined_loss(config: TrainConfig, device: torch.device) -> losses.Loss:
 
 
 def check(config: TrainConfig) -> None:
-    """Raises `OptionError` for combinations that cannot be trained."""
+    """Raises `OptionError` for names that do not exist."""
     if config.preset not in preset_names():
         raise OptionError(f"There is no preset {config.preset!r}; choose one of {', '.join(preset_names())}.")
     for name in filter(None, (config.scheme, config.late_scheme)):
         if name not in SCHEMES:
             raise OptionError(f"There is no scheme {name!r}; choose one of {', '.join(SCHEMES)}.")
-    if config.precision not in ("bf16", "fp32"):
-        raise OptionError(f"The precision must be bf16 or fp32, not {config.precision!r}.")
-    if len(config.windows) != len(config.window_weights):
-        raise OptionError("windows and window_weights must be of the same length.")
-    if config.crop % 32:
-        raise OptionError(f"The crop must be a multiple of 32 pixels, not {config.crop}.")
+
+
+def fresh_network(config: TrainConfig) -> nn.Module:
+    """The network a run starts from: weights of ``init``, or fresh ones with ImageNet's in the backbone."""
+    if config.init:
+        preset = read_facts(config.init).get("preset")
+        if preset != config.preset:
+            raise OptionError(f"{config.init} holds a network {preset!r}; set preset to that.")
+        return load_network(config.init)
+    network = build_network(config.preset)
+    backbone = backbone_of(network)
+    if backbone is not None and config.backbone_weights:
+        backbone.load_imagenet(imagenet_state(config.backbone_weights))
+    if backbone is None and (config.backbone_weights or config.frozen_backbone_steps):
+        raise OptionError(f"The network {config.preset!r} has no backbone to freeze or to load ImageNet weights into.")
+    return network
+
+
+def backbone_of(network: nn.Module) -> MobileNetV2 | None:
+    encoder = getattr(network, "encoder", None)
+    return encoder if isinstance(encoder, MobileNetV2) else None
+
+
+@dataclasses.dataclass
+class Meter:
+    """Sums since the last row of the log: of losses, squared errors, and seconds, waiting for data and in all."""
+
+    steps: int = 0
+    loss: float = 0.0
+    squared: float = 0.0
+    waiting: float = 0.0
+    elapsed: float = 0.0
+
+    def add(self, loss: float, squared: float, waiting: float, elapsed: float) -> None:
+        self.steps += 1
+        self.loss += loss
+        self.squared += squared
+        self.waiting += waiting
+        self.elapsed += elapsed
+
+    def shared(self, process: Process) -> Meter:
+        """The mean over all processes; every one of them must call it."""
+        if process.world == 1:
+            return self
+        sums = torch.tensor([self.loss, self.squared, self.waiting, self.elapsed], dtype=torch.float64)
+        sums = sums.to(process.device)
+        dist.all_reduce(sums)
+        return Meter(self.steps, *(sums / process.world).tolist())
 
 
 class Training:
-    """All state of a run: the network, its moving average, the optimiser and the step to do next."""
+    """All state of a run: the network, its moving average, the optimiser, the step to do next and the meter."""
 
     def __init__(self, config: TrainConfig, process: Process) -> None:
         torch.manual_seed(config.seed)
-        network = load_network(config.init) if config.init else build_network(config.preset)
-        self.network = channels_last(network.train().to(process.device))
+        self.network = channels_last(fresh_network(config).train().to(process.device))
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         decay = config.weight_decay if config.optimizer == "adamw" else 0.0
@@ -144,9 +190,15 @@ class Training:
         self.config = config
         self.process = process
         self.step = 0
+        self.seconds = 0.0  # the run has taken so far
+        self.meter = Meter()
 
-    def update(self, network: nn.Module, sample: list[Tensor], loss: losses.Loss) -> tuple[Tensor, list[Tensor]]:
-        """One optimiser step; returns the loss and the mean squared error per level."""
+    def update(self, network: nn.Module, sample: list[Tensor], loss: losses.Loss) -> tuple[float, float]:
+        """One optimiser step with ``network``, the wrapped or bare own one.
+
+        Returns the loss and the mean squared error at f. Raises `OptionError` if the loss or its gradient
+        is not finite.
+        """
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
@@ -155,7 +207,17 @@ class Training:
             value, errors = scheme(network, sample[: scheme.depth + 1], loss)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
+        backbone = backbone_of(self.network) if self.step < config.frozen_backbone_steps else None
+        if backbone is not None:
+            # Without a gradient the optimiser leaves a parameter alone, its weight decay included.
+            for parameter in backbone.parameters():
+                parameter.grad = None
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip or math.inf)
+        if not torch.isfinite(norm):
+            raise OptionError(
+                f"Training has diverged at step {self.step}; resume from the last saved state with a lower "
+                "learning_rate, or with gradient_clip."
+            )
         self.optimizer.step()
         self.step += 1
         # A short average at the beginning: the first weights are far from where the run is going.
@@ -166,101 +228,80 @@ class Training:
                     self.average[name].lerp_(tensor, 1 - keep)
                 else:
                     self.average[name].copy_(tensor)
-        return value.detach(), errors
+        return float(value.detach()), float(errors[0])
 
-    def save(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Writes the averaged weights and the state to resume from."""
+    def averaged(self) -> nn.Module:
+        """A copy of the network with the averaged weights, in evaluation mode."""
+        network = build_network(self.config.preset).to(self.process.device)
+        network.load_state_dict(self.average)
+        return channels_last(network.eval())
+
+    def save(self, folder: Path, meter: Meter) -> None:
+        """Writes the averaged weights and the state to resume from, with the processes' ``meter``."""
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
         values = dataclasses.asdict(self.config)
-        write_tensors(folder / STATE_NAME, tensors, {"step": self.step, "config": values})
-        averaged = build_network(self.config.preset)
-        averaged.load_state_dict(self.average)
-        # Where the data lay on this machine is nobody's business.
-        shared = {key: value for key, value in values.items() if key not in PATH_OPTIONS}
-        facts = {"step": self.step, "config": shared, **facts}
-        save_network(folder / WEIGHTS_NAME, averaged, self.config.preset, facts)
+        facts = {"step": self.step, "seconds": self.seconds, "meter": dataclasses.asdict(meter)}
+        write_tensors(folder / STATE_NAME, tensors, {"config": values, **facts})
+        facts = {"step": self.step, "config": self.config.public()}
+        save_network(folder / WEIGHTS_NAME, self.averaged(), self.config.preset, facts)
 
     def restore(self, folder: Path) -> None:
         """Continues where `save` was last called. Raises `InputError` if there is nothing to continue."""
-        if not (folder / STATE_NAME).is_file():
-            raise InputError(f"There is no {STATE_NAME} in {folder} to resume from; start without --resume.")
+        preset = stored_config(folder).get("preset")
+        if preset != self.config.preset:
+            raise OptionError(f"The run in {folder} trains {preset!r}; it cannot go on as {self.config.preset!r}.")
         tensors, metadata = read_tensors(folder / STATE_NAME)
         self.network.load_state_dict(_under(tensors, "network."))
         self.average = {k: v.to(self.process.device) for k, v in _under(tensors, "average.").items()}
         states: dict[int, dict[str, Tensor]] = {}
         for key, tensor in _under(tensors, "optimizer.").items():
             index, name = key.split(".", 1)
+            if tensor.dim() == 4:  # as the weights and their gradients
+                tensor = tensor.contiguous(memory_format=torch.channels_last)
             states.setdefault(int(index), {})[name] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
         self.step = int(metadata["step"])
+        self.seconds = float(metadata.get("seconds", 0.0))
+        self.meter = Meter(**metadata.get("meter", {}))
+
+
+def stored_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the run in ``folder``. Raises `InputError` if there is none to resume."""
+    path = folder / STATE_NAME
+    if not path.is_file():
+        raise InputError(f"There is no {STATE_NAME} in {folder} to resume from; start without --resume.")
+    config = read_metadata(path).get("config")
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is not the state of a run of vtsr-train.")
+    return config
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def validate(average: dict[str, Tensor], config: TrainConfig, scenes: np.ndarray) -> dict[str, float]:
-    """Mean PSNR in dB over held-out scenes at f .. f3, and of doing nothing, with windows of 8 sub-frames."""
-    network = build_network(config.preset).eval()
-    network.load_state_dict({k: v.cpu() for k, v in average.items()})
-    network = channels_last(network)
-    sums = np.zeros((2, VALIDATION_LEVELS))
-    window = 2**VALIDATION_LEVELS
-    for scene in scenes:
-        clip = torch.from_numpy(np.ascontiguousarray(scene.transpose(0, 3, 1, 2))).float() / 255
-        inputs = (clip.unflatten(0, (-1, window)).mean(1) * 255).round() / 255
-        outputs = upconvert(network, inputs, VALIDATION_LEVELS)
-        for k in range(VALIDATION_LEVELS):
-            truth = clip.unflatten(0, (-1, window >> (k + 1))).mean(1)
-            nothing = inputs.repeat_interleave(2 << k, dim=0)
-            for row, estimate in enumerate((outputs[k], nothing)):
-                error = (estimate - truth).square().mean().clamp(min=1e-6).item()
-                sums[row, k] += -10 * math.log10(error) / len(scenes)
-    names = [f"f{k + 1}" for k in range(VALIDATION_LEVELS)]
-    return dict(zip(names, sums[0], strict=True)) | {
-        f"nothing_{n}": v for n, v in zip(names, sums[1], strict=True)
-    }
-
-
-class Log:
-    """log.csv: one row per validation; and curve.png drawn from it."""
-
-    FIELDS = ("step", "samples", "loss", "train_psnr", "data_share", "seconds", "learning_rate")
-
-    def __init__(self, folder: Path, resume: bool) -> None:
-        self.path = folder / "log.csv"
-        names = [f"f{k + 1}" for k in range(VALIDATION_LEVELS)]
-        self.fields = [*self.FIELDS, *names, *(f"nothing_{n}" for n in names)]
-        if not (resume and self.path.exists()):
-            with open(self.path, "w", newline="") as file:
-                csv.DictWriter(file, self.fields).writeheader()
-
-    def add(self, row: dict[str, float]) -> None:
-        with open(self.path, "a", newline="") as file:
-            csv.DictWriter(file, self.fields).writerow({k: f"{v:.6g}" for k, v in row.items()})
-
-    def plot(self) -> None:
-        """Draws curve.png, if Matplotlib is installed."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            return
-        with open(self.path, newline="") as file:
-            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.add_subplot()
-        for k in range(VALIDATION_LEVELS):
-            x = [r["samples"] / 1000 for r in rows]
-            line = axes.plot(x, [r[f"f{k + 1}"] for r in rows], label=f"f{k + 1}")[0]
-            axes.plot(x, [r[f"nothing_f{k + 1}"] for r in rows], ":", color=line.get_color())
-        axes.set(xlabel="thousand samples", ylabel="PSNR on held-out scenes, dB (dotted: doing nothing)")
-        axes.legend()
-        axes.grid(alpha=0.3)
-        figure.savefig(self.path.with_name("curve.png"), dpi=120)
+def scene_folder(folder: Path, config: TrainConfig, process: Process, workers: int) -> Path:
+    """The scene cache, prepared by the leading process if it is missing and its sources are given."""
+    cache = Path(config.scenes) if config.scenes else folder / "scenes"
+    photographs, clips, high_speed = (
+        tuple(Path(p) for p in paths) for paths in (config.photographs, config.clips, config.high_speed)
+    )
+    if (photographs or clips or high_speed) and not (cache / SCENES_NAME).is_file():
+        if process.leads:
+            options = SceneOptions(
+                photographs=photographs, clips=clips, high_speed=high_speed, count=config.scene_count,
+                clip_count=config.clip_scenes, per_video=config.video_scenes, size=config.scene_size,
+                subframes=config.scene_subframes, interpolate=config.interpolate,
+                held_out_share=config.held_out_share, seed=config.seed,
+            )  # fmt: skip
+            build_scenes(cache, options, max(1, workers), progress=True)
+        if process.world > 1:
+            dist.barrier()
+    return cache
 
 
 def train(folder: Path, config: TrainConfig, resume: bool, process: Process, workers: int) -> None:
@@ -268,55 +309,69 @@ def train(folder: Path, config: TrainConfig, resume: bool, process: Process, wor
     check(config)
     if config.batch % process.world:
         raise OptionError(f"A batch of {config.batch} cannot be split over {process.world} processes.")
-    scenes = open_scenes(Path(config.scenes))
-    if len(scenes) <= config.held_out:
-        raise InputError(f"The cache {config.scenes} holds {len(scenes)} scenes; held_out={config.held_out}.")
-    folder.mkdir(parents=True, exist_ok=True)
+    cache = scene_folder(folder, config, process, workers)
+    scenes = open_scenes(cache)
+    reserved = held_out_scenes(cache, len(scenes))
+    held_out = config.held_out or reserved
+    trained_on = len(scenes) - max(held_out, reserved)
+    if not held_out or trained_on < 1:
+        raise InputError(f"Of the {len(scenes)} scenes in {cache}, {held_out} are to be held out; set held_out.")
+    config = config.in_steps(trained_on)
+    stages = [config.scheme, config.late_scheme or config.scheme]
+    options = SampleOptions(
+        crop=config.crop, frames=config.frames, depth=max(SCHEMES[name].depth for name in stages),
+        windows=config.windows, window_weights=config.window_weights, linear_share=config.linear_share,
+        duty_range=(config.duty_low, 1.0), noise=config.noise, compression=config.compression,
+        compression_quality=config.compression_quality, flips=config.flips, each_once=config.epochs > 0,
+    )  # fmt: skip
+    sampler = ExposureSampler(scenes[:trained_on], options, config.seed)
+    loss = combined_loss(config, process.device)
     training = Training(config, process)
     if resume:
         training.restore(folder)
     network: nn.Module = training.network
     if process.world > 1:
         network = nn.parallel.DistributedDataParallel(network)
-    loss = combined_loss(config, process.device)
-    stages = [config.scheme, config.late_scheme or config.scheme]
-    depth = max(SCHEMES[name].depth for name in stages)
-    options = SampleOptions(
-        crop=config.crop, frames=config.frames, depth=depth, windows=config.windows,
-        window_weights=config.window_weights, linear_share=config.linear_share,
-        duty_range=(config.duty_low, 1.0), noise=config.noise,
-    )  # fmt: skip
-    held_out = scenes[len(scenes) - config.held_out :]
-    sampler = ExposureSampler(scenes[: len(scenes) - config.held_out], options, config.seed)
+    levels = levels_of(config.windows)
+    make_folder(folder)
+    log = Log(folder, levels, training.step) if process.leads else None
     source = batches(sampler, training.step, config.steps, config.batch, process.rank, process.world, workers)
-    log = Log(folder, resume) if process.leads else None
     bar = tqdm(total=config.steps, initial=training.step, disable=None if process.leads else True, unit="step")
-    began = last = time.perf_counter()
-    data_seconds, squared, values = 0.0, [], []
+    clock = time.perf_counter() - training.seconds
     while training.step < config.steps:
-        waiting = time.perf_counter()
-        sample = [x.to(process.device) for x in next(source)]
-        data_seconds += time.perf_counter() - waiting
-        value, errors = training.update(network, sample, loss)
-        values.append(float(value))
-        squared.append(float(errors[0]))
+        began = time.perf_counter()
+        sample = next(source)
+        waited = time.perf_counter()
+        value, error = training.update(network, [x.to(process.device) for x in sample], loss)
+        finished = time.perf_counter()
+        training.meter.add(value, error, waited - began, finished - began)
+        training.seconds = finished - clock
         bar.update()
-        finished = training.step == config.steps
-        if log and (training.step % config.validate_every == 0 or finished):
-            now = time.perf_counter()
-            scores = validate(training.average, config, held_out)
-            row: dict[str, float] = {
-                "step": training.step, "samples": training.step * config.batch, "loss": float(np.mean(values)),
-                "train_psnr": -10 * math.log10(np.mean(squared)), "data_share": data_seconds / (now - last),
-                "seconds": now - began, "learning_rate": learning_rate(config, training.step), **scores,
-            }  # fmt: skip
-            log.add(row)
-            bar.set_postfix_str(" ".join(f"{k}={v:.2f}" for k, v in scores.items() if k.startswith("f")))
-            data_seconds, squared, values, last = 0.0, [], [], time.perf_counter()
-            log.plot()
-        if process.leads and (training.step % config.checkpoint_every == 0 or finished):
-            training.save(folder, {"threads": torch.get_num_threads()})
+        last = training.step == config.steps
+        if last or training.step % config.validate_every == 0:
+            meter, training.meter = training.meter.shared(process), Meter()
+            if log:
+                scores = validate(training.averaged(), scenes[-held_out:], max(config.windows), levels)
+                row: dict[str, float] = {
+                    "step": training.step, "samples": training.step * config.batch,
+                    "loss": meter.loss / meter.steps, "train_psnr": -10 * math.log10(meter.squared / meter.steps),
+                    "data_share": meter.waiting / meter.elapsed, "seconds": training.seconds,
+                    "learning_rate": learning_rate(config, training.step - 1), **scores,
+                }  # fmt: skip
+                log.add(row)
+                bar.set_postfix_str(" ".join(f"{k}={v:.2f}" for k, v in scores.items() if k.startswith("f")))
+        if last or training.step % config.checkpoint_every == 0:
+            meter = training.meter.shared(process)
+            if process.leads:
+                training.save(folder, meter)
     bar.close()
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {folder} cannot be made: {error.strerror}.") from error
 
 
 def _body(args: argparse.Namespace) -> int:
@@ -326,17 +381,12 @@ def _body(args: argparse.Namespace) -> int:
         if not equals:
             raise OptionError(f"--set takes KEY=VALUE, not {item!r}.")
         overrides[key] = value
-    config_path = args.config
+    if args.workers < 0 or (args.threads is not None and args.threads < 1):
+        raise OptionError("--workers must be at least 0 and --threads at least 1.")
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.resume and not overrides and config_path is None:
-        # Without instructions to the contrary a run goes on as it began.
-        if not (args.out / STATE_NAME).is_file():
-            raise InputError(f"There is no {STATE_NAME} in {args.out} to resume from; start without --resume.")
-        stored = read_tensors(args.out / STATE_NAME)[1]["config"]
-        config = TrainConfig.load(None, stored)
-    else:
-        config = TrainConfig.load(config_path, overrides)
+    # Without instructions to the contrary a run goes on as it began.
+    config = TrainConfig.load(args.config, overrides, stored_config(args.out) if args.resume else None)
     with process_group() as process:
         train(args.out, config, args.resume, process, args.workers)
     return 0

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vtsr.errors import InputError
 from vtsr.training.data.motion import Motion, random_motion
 
 Pixels = NDArray[Any]
@@ -34,15 +35,18 @@ class CutOut:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files below ``folder``, sorted by path."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    """Image files below ``folder``, sorted by path. Raises `InputError` if there are none."""
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise InputError(f"There are no photographs in {folder}.")
+    return found
 
 
 def read_rgb(path: Path) -> Pixels:
-    """The image as uint8 (H, W, 3) RGB. Raises `ValueError` if it cannot be decoded."""
+    """The image as uint8 (H, W, 3) RGB. Raises `InputError` if it cannot be decoded."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError(f"The image {path} cannot be decoded.")
+        raise InputError(f"The image {path} cannot be decoded; remove it or replace it.")
     return np.ascontiguousarray(image[:, :, ::-1])
 
 

@@ -1,139 +1,373 @@
-"""The scene cache: sub-frames rendered or decoded once, read through a memory map for ever after.
+"""vtsr-scenes: prepares the scene cache, sub-frames rendered or decoded once and read through a memory map ever after.
 
-    vtsr-train prepares it when it is missing; by hand:
-    python -m vtsr.training.data.scenes OUT --photographs DIR --clips DIR --count 6000
+    vtsr-scenes runs/scenes --photographs photos --clips clips            (vtsr-train does it by itself)
+    vtsr-scenes runs/gopro --high-speed GOPRO_Large_all --size 512 --held-out-share 0.1
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from vtsr.errors import InputError
+from vtsr.errors import InputError, OptionError, OutputError
 from vtsr.options import Parser, run_cli
-from vtsr.training.data.clips import ClipScenes, find_clips
-from vtsr.training.data.photographs import SceneRenderer, list_images, read_cut_outs, read_rgb
+from vtsr.training.data.clips import ClipScenes, find_clips, find_high_speed, measure_clip
+from vtsr.training.data.photographs import CutOut, SceneRenderer, list_images, read_cut_outs, read_rgb
 
 SUBFRAMES = 24  # three exposures of eight sub-frames
 SIZE = 128  # pixels; training crops are smaller, so that every crop is a new one
 SCENES_NAME = "scenes.npy"
+FACTS_NAME = "scenes.json"
+RENDERED_AT_ONCE = 100  # scenes of one job, which share its photographs
+PHOTOGRAPHS_AT_ONCE = 48  # of one job: what fits into memory, decoded
+SMALLEST_PHOTOGRAPH = 160  # pixels of the short side
+FEW = 5  # sources; from this many on at least one of a kind is held out
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """What goes into a cache.
+
+    photographs, clips, high_speed
+        Folders: photographs to render scenes from, ordinary clips (also DAVIS sequences, whose masks give
+        cut-outs), and high-speed video, which is taken as it is.
+    count, clip_count, per_video
+        Scenes rendered from photographs, scenes from all ordinary clips together (an equal share of
+        each), scenes of each high-speed video.
+    interpolate
+        Sub-frames per frame of clips and high-speed video; 1 takes the frames alone.
+    held_out_share
+        Share of the photographs and clips that only the last scenes of the cache show, in mixed order.
+    """
+
+    photographs: tuple[Path, ...] = ()
+    clips: tuple[Path, ...] = ()
+    high_speed: tuple[Path, ...] = ()
+    count: int = 6000
+    clip_count: int = 1500
+    per_video: int = 20
+    size: int = SIZE
+    subframes: int = SUBFRAMES
+    interpolate: int = 1
+    held_out_share: float = 0.02
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SceneFacts:
+    """What a cache holds: stored beside it."""
+
+    scenes: int
+    rendered: int
+    held_out: int
+    left_out: tuple[str, ...]  # names of clips that are too short, too small or too fast
 
 
 def open_scenes(folder: Path) -> NDArray[np.uint8]:
-    """The cached scenes as a read-only memory map, uint8 (scenes, SUBFRAMES, SIZE, SIZE, 3)."""
+    """The cached scenes as a read-only memory map, uint8 (scenes, subframes, size, size, 3).
+
+    Raises `InputError` if there is no cache or it is damaged.
+    """
     path = folder / SCENES_NAME
     if not path.is_file():
-        raise InputError(f"There is no scene cache in {folder}; make one with python -m vtsr.training.data.scenes.")
-    return np.load(path, mmap_mode="r")
+        raise InputError(f"There is no scene cache in {folder}; make one with vtsr-scenes.")
+    try:
+        scenes: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError(f"The scene cache {path} cannot be read; remove it and make it again ({error}).") from error
+    if scenes.ndim != 5 or scenes.shape[-1] != 3 or scenes.dtype != np.uint8:
+        raise InputError(f"{path} is not a scene cache: it holds {scenes.dtype} of shape {scenes.shape}.")
+    return scenes
 
 
-def _render_range(job: tuple[str, int, int, int, list[Path], list[Path]]) -> int:
-    """Fills scenes [start, stop) of the array file; every scene has a seed of its own."""
-    path, start, stop, seed, photo_paths, cut_out_folders = job
-    cv2.setNumThreads(1)
-    scenes = np.lib.format.open_memmap(path, mode="r+")
-    rng = np.random.default_rng([seed, start])
-    chosen = [photo_paths[i] for i in rng.permutation(len(photo_paths))[:48]]
-    photographs = [p for p in map(read_rgb, chosen) if min(p.shape[:2]) >= 160]
-    cut_outs = [c for folder in cut_out_folders for c in read_cut_outs(folder)]
-    renderer = SceneRenderer(photographs, cut_outs)
-    for index in range(start, stop):
-        scenes[index] = renderer.render(np.random.default_rng([seed, index]), SIZE, SUBFRAMES)
-    return stop - start
-
-
-def _cut_range(job: tuple[str, int, int, int, Path]) -> int:
-    path, start, stop, seed, clip = job
-    cv2.setNumThreads(1)
-    source = ClipScenes(clip, min_side=SIZE)
-    if len(source) < SUBFRAMES:
-        return 0
-    scenes = np.lib.format.open_memmap(path, mode="r+")
-    for index in range(start, stop):
-        scenes[index] = source.cut(np.random.default_rng([seed, index]), SIZE, SUBFRAMES)
-    return stop - start
-
-
-def build_scenes(
-    folder: Path,
-    photographs: Sequence[Path],
-    clips: Sequence[Path],
-    count: int,
-    clip_count: int,
-    seed: int = 0,
-    workers: int | None = None,
-) -> int:
-    """Renders ``count`` scenes from photographs and cuts ``clip_count`` from clips; returns how many there are.
-
-    The same arguments give the same scenes, whatever the number of workers. The file takes its final
-    name when it is complete.
-    """
-    photo_paths = [p for f in photographs for p in list_images(f)]
-    clip_paths = [c for f in clips for c in find_clips(f)] if clip_count else []
-    if count and not photo_paths:
-        raise InputError(f"There are no photographs in {', '.join(map(str, photographs)) or 'no folder'}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = str(folder / (SCENES_NAME + ".partial"))
-    share = -(-clip_count // len(clip_paths)) if clip_paths else 0
-    total = count + share * len(clip_paths)
-    np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(total, SUBFRAMES, SIZE, SIZE, 3))
-    step = 100
-    with multiprocessing.get_context("spawn").Pool(workers or os.cpu_count()) as pool:
-        cut = pool.map_async(
-            _cut_range,
-            [(partial, count + i * share, count + (i + 1) * share, seed, c) for i, c in enumerate(clip_paths)],
-            chunksize=1,
-        )
-        rendered = pool.map_async(
-            _render_range,
-            [
-                (partial, s, min(s + step, count), seed, photo_paths, list(clips))
-                for s in range(0, count, step)
-            ],
-            chunksize=1,
-        )
-        made, filled = sum(rendered.get()), cut.get()
-    if sum(filled) < share * len(clip_paths):  # some clips were too short or too fast: close the gaps
-        scenes = np.lib.format.open_memmap(partial, mode="r+")
-        for i, n in enumerate(filled):
-            if n:
-                source = count + i * share
-                scenes[made : made + n] = scenes[source : source + n]
-                made += n
-        compact = str(folder / (SCENES_NAME + ".compact.partial"))
-        target = np.lib.format.open_memmap(compact, mode="w+", dtype=np.uint8, shape=(made, *scenes.shape[1:]))
-        for i in range(0, made, step):
-            target[i : i + step] = scenes[i : min(i + step, made)]
-        target.flush()
-        os.replace(compact, partial)
-    else:
-        made += sum(filled)
-    os.replace(partial, folder / SCENES_NAME)
-    facts = {"scenes": made, "rendered": count, "subframes": SUBFRAMES, "size": SIZE, "seed": seed}
-    (folder / "scenes.json").write_text(json.dumps(facts, indent=1) + "\n")
-    return made
-
-
-def _main(args: argparse.Namespace) -> int:
-    made = build_scenes(args.out, args.photographs, args.clips, args.count, args.clip_count, args.seed)
-    print(f"{made} scenes in {args.out}")
+def held_out_scenes(folder: Path, scenes: int) -> int:
+    """How many scenes at the end of the cache are of sources that no other scene shows; 0 if unknown."""
+    with suppress(OSError, ValueError):
+        facts = json.loads((folder / FACTS_NAME).read_text(encoding="utf-8"))
+        if isinstance(facts, dict) and facts.get("scenes") == scenes:
+            return int(facts.get("held_out", 0))
     return 0
 
 
-if __name__ == "__main__":
-    parser = Parser(prog="python -m vtsr.training.data.scenes", description="Prepare the scene cache.")
+@dataclass(frozen=True)
+class _Rendering:
+    """Scenes from photographs: ``seeds`` of each, and the places in the cache they go to."""
+
+    photographs: tuple[Path, ...]
+    cut_outs: tuple[Path, ...]
+    chooser: tuple[int, ...]  # seed of the choice of photographs
+    seeds: tuple[tuple[int, int], ...]
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Cutting:
+    source: ClipScenes
+    seeds: tuple[tuple[int, int], ...]
+    places: tuple[int, ...]
+
+
+def _fill(path: str, job: _Rendering | _Cutting) -> int:
+    """Writes the scenes of one job into the array file; every scene has a seed of its own."""
+    cache = np.lib.format.open_memmap(path, mode="r+")
+    subframes, size = cache.shape[1:3]
+    if isinstance(job, _Cutting):
+        for index, scene in job.source.cut([list(seed) for seed in job.seeds]):
+            cache[job.places[index]] = scene
+    else:
+        renderer = SceneRenderer(_photographs(job), _cut_outs(job.cut_outs))
+        for seed, place in zip(job.seeds, job.places, strict=True):
+            cache[place] = renderer.render(np.random.default_rng(seed), size, subframes)
+    cache.flush()
+    return len(job.places)
+
+
+def _photographs(job: _Rendering) -> list[NDArray[Any]]:
+    order = np.random.default_rng(job.chooser).permutation(len(job.photographs))
+    chosen: list[NDArray[Any]] = []
+    for index in order:
+        picture = read_rgb(job.photographs[index])
+        if min(picture.shape[:2]) >= SMALLEST_PHOTOGRAPH:
+            chosen.append(picture)
+        if len(chosen) == PHOTOGRAPHS_AT_ONCE:
+            break
+    if not chosen:
+        folder = job.photographs[0].parent
+        raise InputError(f"No photograph in {folder} has sides of {SMALLEST_PHOTOGRAPH} pixels or more.")
+    return chosen
+
+
+def _cut_outs(folders: tuple[Path, ...]) -> list[CutOut]:
+    return [cut_out for folder in folders for cut_out in read_cut_outs(folder)]
+
+
+def build_scenes(
+    folder: Path, options: SceneOptions, workers: int | None = None, progress: bool = False
+) -> SceneFacts:
+    """Prepares the cache in ``folder``.
+
+    The same options give the same scenes, whatever the number of ``workers`` (processes; all cores unless
+    told). The file takes its final name when it is complete; what was there before stays until then.
+
+    Raises `InputError` if there is nothing to make scenes from, `OutputError` if they cannot be written.
+    """
+    _check(options)
+    photographs = [p for f in options.photographs for p in list_images(f)] if options.count else []
+    clips = [(c, False) for f in options.clips for c in find_clips(f)] if options.clip_count else []
+    clips += [(c, True) for f in options.high_speed for c in find_high_speed(f)] if options.per_video else []
+    if not photographs and not clips:
+        raise InputError("There is nothing to make scenes from; give photographs, clips or high-speed video.")
+    with _executor(workers or os.cpu_count() or 1) as executor:
+        facts = _each(executor, measure_clip, [(c,) for c, _ in clips], "measuring clips", progress)
+        sources = [
+            ClipScenes(c, f, options.size, options.subframes, options.interpolate, as_is)
+            for (c, as_is), f in zip(clips, facts, strict=True)
+        ]
+        usable = [s for s in sources if s.usable]
+        left_out = tuple(s.clip.name for s in sources if not s.usable)
+        jobs, held_out = _plan(options, photographs, usable)
+        total = sum(len(job.places) for job in jobs)
+        if not total:
+            raise InputError(
+                f"No clip is long, slow and large enough for scenes of {options.subframes} sub-frames "
+                f"of {options.size} pixels; lower --size or --subframes, or raise --interpolate."
+            )
+        rendered = sum(len(job.places) for job in jobs if isinstance(job, _Rendering))
+        result = SceneFacts(total, rendered, held_out, left_out)
+        with _partial(folder / SCENES_NAME, (total, options.subframes, options.size, options.size, 3)) as path:
+            weights = [len(job.places) for job in jobs]
+            _each(executor, _fill, [(path, job) for job in jobs], "making scenes", progress, weights)
+            stored = vars(result) | {"subframes": options.subframes, "size": options.size, "seed": options.seed}
+            (folder / FACTS_NAME).write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def _check(options: SceneOptions) -> None:
+    if options.size < 32 or options.subframes < 2 or options.interpolate < 1:
+        raise OptionError("Scenes need a size of 32 pixels, 2 sub-frames and an interpolation of 1, or more of each.")
+    if min(options.count, options.clip_count, options.per_video, options.seed) < 0:
+        raise OptionError("Numbers of scenes and the seed must not be negative.")
+    if not 0 <= options.held_out_share < 1:
+        raise OptionError(f"The held-out share must be from 0 to below 1, not {options.held_out_share}.")
+
+
+def _split(count: int, share: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    """Numbers of the sources to train on and of those held out."""
+    held = round(share * count)
+    if share and not held and count >= FEW:
+        held = 1
+    order = rng.permutation(count)
+    return sorted(order[held:].tolist()), sorted(order[:held].tolist())
+
+
+def _plan(
+    options: SceneOptions, photographs: list[Path], clips: list[ClipScenes]
+) -> tuple[list[_Rendering | _Cutting], int]:
+    """All jobs, and how many scenes at the end of the cache are held out."""
+    rng = np.random.default_rng([options.seed, 2**32])
+    photo_split = _split(len(photographs), options.held_out_share, rng)
+    clip_split = _split(len(clips), options.held_out_share, rng)
+    ordinary = sum(not c.as_is for c in clips)
+    per_clip = -(-options.clip_count // ordinary) if ordinary else 0
+    held_renderings = round(options.count * len(photo_split[1]) / max(1, len(photographs)))
+    jobs: list[_Rendering | _Cutting] = []
+    index = 0  # of a scene, which is its seed
+    ends = []
+    for part in (0, 1):
+        count = 0
+        if photo_split[part]:
+            count = held_renderings if part else options.count - held_renderings
+        chosen = tuple(photographs[i] for i in photo_split[part])
+        for start in range(0, count, RENDERED_AT_ONCE):
+            places = tuple(range(index, index + min(RENDERED_AT_ONCE, count - start)))
+            seeds = tuple((options.seed, i) for i in places)
+            jobs.append(_Rendering(chosen, options.clips, (options.seed, index, 1), seeds, places))
+            index += len(places)
+        for i in clip_split[part]:
+            places = tuple(range(index, index + (options.per_video if clips[i].as_is else per_clip)))
+            jobs.append(_Cutting(clips[i], tuple((options.seed, j) for j in places), places))
+            index += len(places)
+        ends.append(index)
+    # The held-out scenes in mixed order: any number of the last ones is then a fair sample.
+    mixed = ends[0] + rng.permutation(ends[1] - ends[0])
+    jobs = [replace(j, places=tuple(int(mixed[p - ends[0]]) if p >= ends[0] else p for p in j.places)) for j in jobs]
+    return jobs, ends[1] - ends[0]
+
+
+@contextmanager
+def _partial(path: Path, shape: tuple[int, ...]) -> Iterator[str]:
+    """An array file under a preliminary name, which becomes ``path`` if the body succeeds."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cache = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk is found out now, not by a crash while writing
+            with open(partial, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, cache.offset + cache.nbytes)
+        del cache
+        yield str(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(f"The scene cache {path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _executor(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    """A pool of processes, or None for a single one."""
+    if workers == 1:
+        yield None
+        return
+    # Spawned, since OpenCV's threads do not survive a fork; Ctrl-C is for the parent to handle.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, ignore) as executor:
+        try:
+            yield executor
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _on_one_thread(function: Any, *arguments: Any) -> Any:
+    """``function`` with OpenCV on one thread: DIS flow depends on their number, and processes keep cores busy."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        return function(*arguments)
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _each(
+    executor: ProcessPoolExecutor | None,
+    function: Any,
+    arguments: Sequence[tuple[Any, ...]],
+    title: str,
+    progress: bool,
+    weights: Iterable[int] | None = None,
+) -> list[Any]:
+    """``function`` of every tuple of arguments, in order; the progress bar counts ``weights``, or calls."""
+    share = list(weights) if weights is not None else [1] * len(arguments)
+    # None: no bar where nobody would see it.
+    bar = tqdm(total=sum(share), desc=title, disable=None if progress and arguments else True)
+    with bar:
+        if executor is None:
+            results = []
+            for given, weight in zip(arguments, share, strict=True):
+                results.append(_on_one_thread(function, *given))
+                bar.update(weight)
+            return results
+        futures: dict[Future[Any], int] = {
+            executor.submit(_on_one_thread, function, *given): i for i, given in enumerate(arguments)
+        }
+        found: dict[int, Any] = {}
+        try:
+            for future in as_completed(futures):
+                found[futures[future]] = future.result()
+                bar.update(share[futures[future]])
+        except BrokenProcessPool as error:
+            raise OutputError("A process that makes scenes was ended; give fewer --workers more memory.") from error
+        return [found[i] for i in range(len(arguments))]
+
+
+def _body(args: argparse.Namespace) -> int:
+    options = SceneOptions(
+        photographs=tuple(args.photographs), clips=tuple(args.clips), high_speed=tuple(args.high_speed),
+        count=args.count, clip_count=args.clip_count, per_video=args.per_video, size=args.size,
+        subframes=args.subframes, interpolate=args.interpolate, held_out_share=args.held_out_share,
+        seed=args.seed,
+    )  # fmt: skip
+    if args.workers is not None and args.workers < 1:
+        raise OptionError(f"--workers must be at least 1, not {args.workers}.")
+    facts = build_scenes(args.out, options, args.workers, progress=True)
+    print(f"{facts.scenes} scenes in {args.out}, the last {facts.held_out} of sources that no other shows")
+    if facts.left_out:
+        print(f"left out, since too short, too small or too fast: {', '.join(facts.left_out)}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(prog="vtsr-scenes", description=__doc__)
     parser.add_argument("out", type=Path, help="folder of the cache")
-    parser.add_argument("--photographs", type=Path, nargs="*", default=[], metavar="DIR")
-    parser.add_argument("--clips", type=Path, nargs="*", default=[], metavar="DIR")
-    parser.add_argument("--count", type=int, default=6000, help="scenes rendered from photographs")
-    parser.add_argument("--clip-count", type=int, default=1500, help="scenes cut from clips")
-    parser.add_argument("--seed", type=int, default=0)
-    raise SystemExit(run_cli(parser, _main))
+    sources = parser.add_argument_group("sources (folders)")
+    sources.add_argument("--photographs", type=Path, nargs="+", default=[], metavar="DIR", help="sharp pictures")
+    sources.add_argument("--clips", type=Path, nargs="+", default=[], metavar="DIR", help="ordinary clips")
+    sources.add_argument(
+        "--high-speed", type=Path, nargs="+", default=[], metavar="DIR", help="GOPRO, DVD, Sony or other fast video"
+    )
+    defaults = SceneOptions()
+    for name, text in (
+        ("count", "scenes rendered from photographs"),
+        ("clip_count", "scenes from all ordinary clips together"),
+        ("per_video", "scenes from each high-speed video"),
+        ("size", "height and width of a scene in pixels"),
+        ("subframes", "sub-frames of a scene"),
+        ("interpolate", "sub-frames per frame of clips and high-speed video"),
+        ("held_out_share", "share of the sources that only the last scenes show"),
+        ("seed", "seed of all random choices"),
+    ):
+        value = getattr(defaults, name)
+        flag, text = f"--{name.replace('_', '-')}", f"{text} (default: {value})"
+        parser.add_argument(flag, type=type(value), default=value, metavar="N", help=text)
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
+    return run_cli(parser, _body, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
