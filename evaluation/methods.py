@@ -22,6 +22,7 @@ from vtsr.errors import InputError, MissingExtraError, ModelError, OptionError
 from vtsr.evaluation import clips as media
 from vtsr.evaluation.clips import Clip, Image
 from vtsr.evaluation.optical_flow import dis_flow
+from vtsr.runtime.backend import Backend
 from vtsr.runtime.frame import Frame, Planes
 
 # What one input frame became: outputs per input frame -> frames (outputs, H, W, 3), which are uint8, or
@@ -125,7 +126,9 @@ class Model:
             object.__setattr__(self, "name", Path(self.model).name)
 
     def start(self, levels: int) -> Stream:
-        return _Upconverted(self, levels)
+        from vtsr.runtime.backend import load_backend
+
+        return _Upconverted(load_backend(self.backend, self.model, self.threads), levels)
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,11 @@ class External:
         if self.path.is_file() or (self.path.is_dir() and media.pictures(self.path)):
             return self.path
         raise InputError(f"There are no frames of {self.name} for the clip '{clip}' at '{candidates[0]}'.")
+
+
+def backend_stream(backend: Backend, levels: int) -> Stream:
+    """A stream through a backend of the runtime, which is closed at its end."""
+    return _Upconverted(backend, levels)
 
 
 def network_stream(network: Any, levels: int, consistency: bool = True) -> Stream:
@@ -374,12 +382,11 @@ class _Lawful:
 class _Upconverted:
     """The runtime's recursion, with every level's frames taken out as 8-bit pictures."""
 
-    def __init__(self, model: Model, levels: int) -> None:
-        from vtsr.runtime.backend import load_backend
+    def __init__(self, backend: Backend, levels: int) -> None:
         from vtsr.runtime.recursion import Level
 
-        self._backend = load_backend(model.backend, model.model, model.threads)
-        self._levels = [Level(self._backend) for _ in range(levels)]
+        self._backend = backend
+        self._levels = [Level(backend) for _ in range(levels)]
         self._done: list[list[Image]] = [[] for _ in range(levels)]
         self._picture: Planes | None = None
 
