@@ -45,7 +45,7 @@ class Perceptual(nn.Module):
     """Mean squared difference of VGG16 conv4_3 features (Johnson et al. 2016).
 
     ``weights`` is a torchvision VGG16 state dict saved as .safetensors, or None to ask torchvision for it.
-    Raises `MissingExtraError` when neither is to be had.
+    Raises `MissingExtraError` when neither is to be had, `ModelError` for a file without these weights.
     """
 
     def __init__(self, weights: Path | None) -> None:
@@ -59,10 +59,12 @@ class Perceptual(nn.Module):
             else:
                 layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        state = {k: v for k, v in _vgg16_state(weights).items() if k in dict(self.named_parameters())}
-        missing = set(dict(self.named_parameters())) - set(state)
-        if missing:
-            raise ModelError(f"{weights or 'torchvision'} has no VGG16 weights under {sorted(missing)[0]}.")
+        state = _vgg16_state(weights)
+        for name, parameter in self.named_parameters():
+            if name not in state or state[name].shape != parameter.shape:
+                source, shape = weights or "torchvision", tuple(parameter.shape)
+                raise ModelError(f"{source} holds no VGG16: it has no tensor {name} of shape {shape}.")
+        state = {name: state[name] for name, _ in self.named_parameters()}
         self.load_state_dict(state)
         self.requires_grad_(False)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))

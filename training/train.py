@@ -2,8 +2,8 @@
 
     vtsr-train runs/first --set photographs=photos --set clips=clips --set steps=20000
     vtsr-train runs/first --resume
-    vtsr-train runs/thesis --config configs/thesis.toml --set high_speed=GOPRO_Large_all
-    torchrun --nproc-per-node 4 -m vtsr.training.train runs/big --config configs/default.toml
+    vtsr-train runs/thesis --config thesis --set high_speed=GOPRO_Large_all
+    torchrun --nproc-per-node 4 -m vtsr.training.train runs/big --config default
 
 The output folder holds `last.safetensors` (the averaged weights, to be used), `state.safetensors` (to
 resume from), `log.csv` and `curve.png`. Every option is explained in docs/training.md.
@@ -48,6 +48,7 @@ from vtsr.training.validation import levels_of, validate
 
 WEIGHTS_NAME = "last.safetensors"
 STATE_NAME = "state.safetensors"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PATH_OPTIONS = {"scenes", "init", "perceptual_weights"}
 
 
@@ -374,6 +375,12 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"The folder {folder} cannot be made: {error.strerror}.") from error
 
 
+def find_config(name: str) -> Path:
+    """A configuration by the name of a shipped one, such as "thesis", or by path."""
+    shipped = CONFIGS / f"{name}.toml"
+    return shipped if shipped.is_file() else Path(name)
+
+
 def _body(args: argparse.Namespace) -> int:
     overrides = {}
     for item in args.set:
@@ -386,7 +393,7 @@ def _body(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     # Without instructions to the contrary a run goes on as it began.
-    config = TrainConfig.load(args.config, overrides, stored_config(args.out) if args.resume else None)
+    config = TrainConfig.load(args.config and find_config(args.config), overrides, stored_config(args.out) if args.resume else None)
     with process_group() as process:
         train(args.out, config, args.resume, process, args.workers)
     return 0
@@ -395,7 +402,7 @@ def _body(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="vtsr-train", description=__doc__)
     parser.add_argument("out", type=Path, help="folder for weights, state and logs")
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="training configuration")
+    parser.add_argument("--config", metavar="NAME|FILE", help="default, thesis, or a TOML file of options")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one option")
     parser.add_argument("--resume", action="store_true", help="continue the run in OUT at the step it was saved")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the network")
