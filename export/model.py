@@ -7,9 +7,6 @@ import hashlib
 import io
 import json
 import logging
-import os
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from torch import nn
 
 import vtsr
 from vtsr.errors import ModelError
+from vtsr.export.folder import write_folder
 from vtsr.export.pixels import SAMPLE_TYPES, SAMPLINGS, emit_graph, ingest_graph
 from vtsr.export.step import FINISH_INPUTS, FINISH_OUTPUTS, STEP_INPUTS, STEP_OUTPUTS, Finish, Step
 from vtsr.runtime.models import FORMAT, MANIFEST_NAME
@@ -174,21 +172,5 @@ def export_model(
         "files": {n: {"sha256": hashlib.sha256(d).hexdigest(), "bytes": len(d)} for n, d in sorted(files.items())},
     }
     files[MANIFEST_NAME] = (json.dumps(manifest, indent=1) + "\n").encode()
-    _write_folder(folder, files)
+    write_folder(folder, files)
     return manifest
-
-
-def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        for name, data in files.items():
-            (partial / name).write_bytes(data)
-        partial.chmod(0o755)
-        if folder.exists():
-            if not (folder / MANIFEST_NAME).is_file():
-                raise ModelError(f"{folder} exists and is not a model folder; choose another place.")
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -157,9 +157,7 @@ class EngineCache:
         if not self.folder.is_dir():
             return 0, 0
         self._prepare()
-        stems = sorted({_stem(path) for path in self.folder.iterdir()} - {None})
-        for stem in stems:
-            assert stem is not None
+        for stem in sorted({stem for path in self.folder.iterdir() if (stem := _stem(path)) is not None}):
             plan_path = self.folder / f"{stem}{PLAN}"
             try:
                 with self._lock(plan_path, wait=False):

@@ -40,6 +40,20 @@ def load_engine(plan: bytes) -> Any:
     return engine
 
 
+def make_profiler(trt: Any) -> Any:
+    """A profiler that sums the milliseconds of every layer in ``total``."""
+
+    class Times(trt.IProfiler):
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.total: dict[str, float] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.total[layer_name] = self.total.get(layer_name, 0.0) + ms
+
+    return Times()
+
+
 class Runner:
     """Runs one engine synchronously on NumPy arrays, in the CUDA context that is current.
 
@@ -100,17 +114,7 @@ class Runner:
 
     def layer_times(self, calls: int = 20) -> dict[str, float]:
         """Mean milliseconds of every layer, measured with TensorRT's profiler, which slows the whole down."""
-        trt = import_tensorrt()
-
-        class Times(trt.IProfiler):  # type: ignore[misc]
-            def __init__(self) -> None:
-                trt.IProfiler.__init__(self)
-                self.total: dict[str, float] = {}
-
-            def report_layer_time(self, layer_name: str, ms: float) -> None:
-                self.total[layer_name] = self.total.get(layer_name, 0.0) + ms
-
-        profiler = Times()
+        profiler = make_profiler(import_tensorrt())
         self._context.profiler = profiler
         for _ in range(calls):
             self._enqueue()

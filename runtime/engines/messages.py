@@ -12,7 +12,7 @@ REPORTED_MESSAGES = 3  # in an error
 def make_logger(trt: Any) -> Any:
     """A TensorRT logger that keeps warnings and errors in ``messages``: a list of (severity name, text)."""
 
-    class Collector(trt.ILogger):  # type: ignore[misc]
+    class Collector(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.messages: list[tuple[str, str]] = []

@@ -31,7 +31,7 @@ def shown_progress(trt: Any, config: Any, name: str, *, shown: bool) -> Iterator
 def make_progress_monitor(trt: Any, name: str) -> Any:
     """A progress monitor with one bar per nested phase; Ctrl-C ends the build at the next step."""
 
-    class Bars(trt.IProgressMonitor):  # type: ignore[misc]
+    class Bars(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._bars: dict[str, Any] = {}
