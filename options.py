@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --levels, --model, --backend and --threads."""
+    """Adds --levels, --model, --backend, --precision and --threads."""
     parser.add_argument(
         "-l", "--levels", type=int, default=2, metavar="N",
         help=f"recursion levels, 1 to {MAX_LEVELS}: N levels give 2^N times the frame rate (default: 2)",
@@ -42,6 +42,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", default="auto", choices=("auto", "onnxruntime", "tensorrt"),
         help="what runs the network; auto is TensorRT if it works, else ONNX Runtime (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "fp32", "int8"),
+        help="of the network on the CPU; auto is int8 where the model was measured to gain from it (default: auto)",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
 

@@ -28,10 +28,10 @@ RENDERED_SIZE = (384, 256)  # width, height in pixels
 
 
 def runs_of(clips: Sequence[Clip], frames: int, seed: int = 0) -> Iterator[Image]:
-    """Runs of up to `RUN` consecutive frames, uint8 (T, H, W, 3), ``frames`` in all, spread over clips, time and motion.
+    """Runs of up to `RUN` consecutive frames, uint8 (T, H, W, 3), spread over clips, time and motion.
 
-    Runs never cross a scene cut. Raises `InputError` for a clip without two consecutive frames of one scene,
-    `OptionError` if ``frames`` is too small.
+    ``frames`` is how many frames they have in all, at most. Runs never cross a scene cut. Raises `InputError`
+    for a clip without two consecutive frames of one scene, `OptionError` if ``frames`` is too small.
     """
     per_clip = max(frames // max(len(clips), 1), 0) // RUN
     if per_clip < 1:

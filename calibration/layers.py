@@ -84,7 +84,7 @@ def find_layers(model: onnx.ModelProto) -> list[Layer]:
     first, heads = _ends(model, found)
     inner = [layer for layer in found if layer.name not in first | heads]
     if not inner:
-        raise ModelError("This model has no convolutions between its first and its last one; there is nothing to quantise.")
+        raise ModelError("This model has no convolutions between its first and its last; nothing can be quantised.")
     return inner
 
 
@@ -126,7 +126,8 @@ def blocks(layers: Iterable[Layer]) -> list[tuple[str, ...]]:
         joined = set().union(group[depthwise.name], *(group[layer.name] for layer in around))
         for name in joined:
             group[name] = joined
-    return list(dict.fromkeys(tuple(layer.name for layer in layers if layer.name in group[first.name]) for first in layers))
+    ordered = (tuple(layer.name for layer in layers if layer.name in group[first.name]) for first in layers)
+    return list(dict.fromkeys(ordered))
 
 
 def quantised_layers(layers: list[Layer], keep_float: Iterable[str]) -> list[Layer]:
@@ -136,7 +137,7 @@ def quantised_layers(layers: list[Layer], keep_float: Iterable[str]) -> list[Lay
     """
     keep = set(keep_float)
     if unknown := keep - {layer.name for layer in layers}:
-        raise OptionError(f"There is no layer {min(unknown)!r} to keep in floating point; see vtsr-calibrate --sensitivity.")
+        raise OptionError(f"There is no layer {min(unknown)!r} to keep float; vtsr-calibrate --sensitivity lists them.")
     for block in blocks(layers):
         if keep & set(block):
             keep |= set(block)

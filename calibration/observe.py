@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vtsr.calibration.layers import find_layers, fold_half, model_hash, value_info
 from vtsr.calibration.quantize import OUT
-from vtsr.calibration.ranges import DEFAULT_PERCENTILE, Histogram, Ranges
+from vtsr.calibration.ranges import DEFAULT_METHOD, DEFAULT_PERCENTILE, Histogram, Ranges
 from vtsr.errors import OptionError
 from vtsr.options import MAX_LEVELS
 from vtsr.runtime.backend import StepResult, Tensor
@@ -73,7 +73,7 @@ class Observer(OnnxBackend):
 
 def observe(
     model: ModelFolder, runs: Iterable[Image], levels: int = 3, *,
-    method: str = "percentile", percentile: float = DEFAULT_PERCENTILE, threads: int | None = None,
+    method: str = DEFAULT_METHOD, percentile: float = DEFAULT_PERCENTILE, threads: int | None = None,
 ) -> Ranges:  # fmt: skip
     """Runs the recursion over ``runs``, each uint8 (T, H, W, 3) of consecutive frames, T at least 2.
 
@@ -86,7 +86,7 @@ def observe(
     for run in runs:
         chain = [Level(observer) for _ in range(levels)]
         for picture in run:
-            tensor = observer.ingest([Frame(picture).planes])
+            tensor: Tensor | None = observer.ingest([Frame(picture).planes])
             for observer.level, level in enumerate(chain, 1):
                 tensor = level.push(tensor)
                 if tensor is None:

@@ -211,8 +211,9 @@ class _Graph:
             self.constant(f"{name}.scale", scale),
             self.constant(f"{name}.zero", np.zeros(len(scale), codes.dtype)),
         ]
-        self._after[f"{name}.q"] = [helper.make_node("DequantizeLinear", inputs, [f"{name}.dq"], name=f"{name}.dq", axis=0)]
-        return f"{name}.dq"
+        decoded = f"{name}.dq"
+        self._after[inputs[0]] = [helper.make_node("DequantizeLinear", inputs, [decoded], name=decoded, axis=0)]
+        return decoded
 
     @staticmethod
     def redirect(node: onnx.NodeProto, names: Mapping[str, str]) -> None:

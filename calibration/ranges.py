@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,9 +25,10 @@ from vtsr.errors import InputError, ModelError, OptionError, OutputError
 
 FORMAT = "vtsr-ranges-1"
 METHODS = ("minmax", "percentile", "entropy", "mse")
+DEFAULT_METHOD = "mse"
 BINS = 2048
 CODES = 127  # largest code of symmetric int8; -128 is not used
-DEFAULT_PERCENTILE = 99.99
+DEFAULT_PERCENTILE = 99.999
 LOWEST_EXPONENT, HIGHEST_EXPONENT = -40, 40  # of the range; activations beyond are a broken model
 
 Counts = NDArray[np.int64]
@@ -69,7 +71,7 @@ class Histogram:
     @property
     def edges(self) -> NDArray[np.float64]:
         """Upper edges of the bins."""
-        return (np.arange(BINS) + 1) * (2.0**self.exponent / BINS)
+        return np.asarray((np.arange(BINS) + 1) * (2.0**self.exponent / BINS), np.float64)
 
     def range(self, method: str, percentile: float = DEFAULT_PERCENTILE) -> float:
         """The |x| that becomes the largest code, by one of `METHODS`; larger values saturate."""
@@ -77,8 +79,9 @@ class Histogram:
             raise OptionError(f"There is no method {method!r} of finding ranges; choose one of {', '.join(METHODS)}.")
         if method == "minmax":
             return self.largest
-        found = {"percentile": lambda: self._percentile(percentile), "entropy": self._entropy, "mse": self._mse}[method]()
-        return min(found, self.largest)
+        if method == "percentile":
+            return min(self._percentile(percentile), self.largest)
+        return min(self._entropy() if method == "entropy" else self._mse(), self.largest)
 
     def _percentile(self, percentile: float) -> float:
         share = np.cumsum(self.counts) / self.counts.sum()
@@ -155,7 +158,7 @@ class Ranges:
 
     model: str
     levels: Mapping[int, Mapping[str, Histogram]]
-    method: str = "percentile"
+    method: str = DEFAULT_METHOD
     percentile: float = DEFAULT_PERCENTILE
     keep_float: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
@@ -221,7 +224,9 @@ class Ranges:
             return _parse(json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique))
         except (ValueError, RecursionError) as error:
             reason = f" ({error})" if isinstance(error, _Malformed) else ""
-            raise InputError(f"{path} is not an intact file of ranges{reason}; make it again with vtsr-calibrate.") from error
+            raise InputError(
+                f"{path} is not an intact file of ranges{reason}; make it again with vtsr-calibrate."
+            ) from error
 
 
 class _Malformed(ValueError):
@@ -260,7 +265,7 @@ def _parse(data: Any) -> Ranges:
     _expect(isinstance(data, dict) and data.get("format") == FORMAT, f"its format is not {FORMAT}")
     _keys(data, ("format", "model", "method", "percentile", "keep_float", "facts", "levels"), "it")
     model, method, percentile, keep = data["model"], data["method"], data["percentile"], data["keep_float"]
-    _expect(isinstance(model, str) and len(model) == 64 and set(model) <= set("0123456789abcdef"), "model is no SHA-256")
+    _expect(isinstance(model, str) and re.fullmatch("[0-9a-f]{64}", model) is not None, "model is no SHA-256")
     _expect(isinstance(method, str) and method in METHODS, "the method is unknown")
     _expect(type(percentile) in (int, float) and 50 < percentile <= 100, "the percentile is out of range")
     _expect(isinstance(keep, list) and all(isinstance(name, str) for name in keep), "keep_float is no list of names")
@@ -270,7 +275,8 @@ def _parse(data: Any) -> Ranges:
     _expect(all(key in ("1", "2", "3", "4") for key in levels), "a level is not 1 to 4")
     _expect(all(isinstance(tensors, dict) and tensors for tensors in levels.values()), "a level is empty")
     parsed = {
-        int(level): {name: _histogram(name, entry) for name, entry in tensors.items()} for level, tensors in levels.items()
+        int(level): {name: _histogram(name, entry) for name, entry in tensors.items()}
+        for level, tensors in levels.items()
     }
     return Ranges(model, parsed, method, float(percentile), tuple(keep), data["facts"])
 
@@ -283,7 +289,8 @@ def _histogram(name: str, entry: Any) -> Histogram:
     _expect(all(type(n) is int and 0 <= n < 2**53 for n in counts) and counts[-1] > 0, f"the counts of {name!r}")
     _expect(type(largest) in (int, float), f"the range of {name!r}")
     # The largest value lies in the last bin that has anything, so neither can be altered alone.
-    _expect(math.isfinite(largest) and int(largest * BINS * 2.0**-exponent) == len(counts) - 1, f"the range of {name!r}")
+    place = math.isfinite(largest) and int(largest * BINS * 2.0**-exponent)
+    _expect(place == len(counts) - 1, f"the range of {name!r}")
     padded = np.zeros(BINS, np.int64)
     padded[: len(counts)] = counts
     return Histogram(padded, exponent, float(largest))

@@ -17,6 +17,7 @@ from vtsr.errors import ModelError
 MODELS_FOLDER = Path(__file__).parent / "models"
 MANIFEST_NAME = "manifest.json"
 FORMAT = "vtsr-model-1"
+INT8_STEP = "step_int8.onnx"  # the step in integers for CPUs, which a model may have besides step.onnx
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,15 @@ class ModelFolder:
     consistency: bool
     files: dict[str, str]  # file name -> SHA-256
     facts: dict[str, Any] = field(default_factory=dict)  # the whole manifest
+
+    @property
+    def gains_from_int8(self) -> bool:
+        """Whether its integer step was measured to be quicker, and within the accepted loss of quality."""
+        found = self.facts.get("int8")
+        if INT8_STEP not in self.files or not isinstance(found, dict):
+            return False
+        gate, speed = found.get("gate"), found.get("speed_ratio")
+        return isinstance(gate, dict) and gate.get("passed") is True and isinstance(speed, float) and speed > 1
 
     def read(self, file_name: str) -> bytes:
         """Contents of a listed file. Raises `ModelError` if it is not listed, missing or altered."""

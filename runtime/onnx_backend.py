@@ -13,7 +13,7 @@ from vtsr.errors import ModelError, OptionError
 from vtsr.runtime.backend import StepResult
 from vtsr.runtime.colour import emit_weights, ingest_weights
 from vtsr.runtime.frame import PixelFormat, Planes
-from vtsr.runtime.models import ModelFolder
+from vtsr.runtime.models import INT8_STEP, ModelFolder
 
 Array = NDArray[np.float32]
 
@@ -32,20 +32,28 @@ class OnnxBackend:
         The folder whose graphs are run.
     threads
         Threads of one operator; None takes all cores.
+    precision
+        ``"fp32"`` or ``"int8"``, which runs the model's integer step.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, model: ModelFolder, threads: int | None = None) -> None:
+    def __init__(self, model: ModelFolder, threads: int | None = None, precision: str = "fp32") -> None:
         if threads is not None and threads < 1:
             raise OptionError(f"The number of threads must be at least 1, not {threads}.")
+        if precision == "int8" and INT8_STEP not in model.files:
+            raise OptionError(
+                f"The model {model.name!r} has no INT8 graph for CPUs; "
+                "use fp32, or add one with vtsr-calibrate --install."
+            )
+        self.precision = precision
         self._model = model
         self._options = onnxruntime.SessionOptions()
         self._options.intra_op_num_threads = threads or 0
         self._options.log_severity_level = 3
         self._sessions: dict[str, Any] = {}
         self._weights: dict[PixelFormat, tuple[tuple[Array, Array], tuple[Array, Array]]] = {}
-        self._step = self._session("step.onnx")
+        self._step = self._session(INT8_STEP if precision == "int8" else "step.onnx")
         self._finish = self._session("finish.onnx")
 
     def _session(self, file_name: str) -> Any:

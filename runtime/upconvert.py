@@ -208,6 +208,7 @@ def _run(reader: Reader, args: argparse.Namespace, stack: contextlib.ExitStack) 
     upconverter = stack.enter_context(
         Upconverter(
             args.levels, backend=args.backend, model=args.model, threads=args.threads,
+            precision=args.precision,
             frame_rate=facts.frame_rate, **threshold,
         )
     )  # fmt: skip
@@ -327,6 +328,7 @@ def _report(
         "vtsr": vtsr.__version__,
         "levels": args.levels,
         "slow_motion": args.slow_motion,
+        "precision": upconverter.precision,
         "input": {
             "name": facts.name,
             "container": facts.container,

@@ -167,6 +167,7 @@ class Repeat:
     def __init__(self, levels: int = 2, **options: Any) -> None:
         self.parts = 2**levels
         self.options = options
+        self.precision = "fp32"
         self.cuts: list[int] = []
         self.stage_seconds = {"level 1": 0.0}
 

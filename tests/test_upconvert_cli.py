@@ -134,10 +134,11 @@ def test_options_reach_the_upconverter(
             seen.update(options, levels=levels)
 
     monkeypatch.setattr("vtsr.runtime.upconverter.Upconverter", Noting)
-    options = ["-l", 3, "--backend", "onnxruntime", "--model", "m", "--threads", 2, "--scene-threshold", 0.25]
+    options = ["-l", 3, "--backend", "onnxruntime", "--model", "m", "--threads", 2, "--precision", "fp32"]
+    options += ["--scene-threshold", 0.25]
     assert command(clip, tmp_path / "out.mp4", *options).code == 0
     assert seen == {
-        "levels": 3, "backend": "onnxruntime", "model": "m", "threads": 2, "scene_threshold": 0.25,
+        "levels": 3, "backend": "onnxruntime", "model": "m", "threads": 2, "precision": "fp32", "scene_threshold": 0.25,
         "frame_rate": Fraction(30000, 1001),
     }  # fmt: skip
 
