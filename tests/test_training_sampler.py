@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from training_media import Array, panning, texture  # noqa: E402
+from training_media import Array, panning, texture
 
-from vtsr.errors import OptionError  # noqa: E402
-from vtsr.training.data.sampler import ExposureSampler, SampleOptions, batches  # noqa: E402
+from vtsr.errors import OptionError
+from vtsr.training.data.sampler import ExposureSampler, SampleOptions, batches
 
 
 def noise_scenes(count: int = 1, subframes: int = 24, size: int = 32) -> Array:

@@ -393,7 +393,8 @@ def _body(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     # Without instructions to the contrary a run goes on as it began.
-    config = TrainConfig.load(args.config and find_config(args.config), overrides, stored_config(args.out) if args.resume else None)
+    base = stored_config(args.out) if args.resume else None
+    config = TrainConfig.load(find_config(args.config) if args.config else None, overrides, base)
     with process_group() as process:
         train(args.out, config, args.resume, process, args.workers)
     return 0

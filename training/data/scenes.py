@@ -265,7 +265,8 @@ def _partial(path: Path, shape: tuple[int, ...]) -> Iterator[str]:
     except OSError as error:
         raise OutputError(f"The scene cache {path} cannot be written: {error.strerror or error}.") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it has its final name, or was never made
+            partial.unlink()
 
 
 @contextmanager
