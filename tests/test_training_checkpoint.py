@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,11 @@ def test_the_thesis_configuration_is_section_4_1_3() -> None:
 def test_the_default_configuration_loads() -> None:
     config = TrainConfig.load(find_config("default"), {})
     assert (config.preset, config.scheme, config.epochs) == ("dense", "law", 0)
+
+
+def test_every_option_is_documented() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    assert [f.name for f in dataclasses.fields(TrainConfig) if f"`{f.name}`" not in text] == []
 
 
 def test_the_cosine_schedule_warms_up_and_ends_at_one_percent() -> None:

@@ -73,7 +73,7 @@ def read_frames(clip: Path, short_side: int | None = None) -> Iterator[Pixels]:
     shape = None
     for frame in frames:
         if shape not in (None, frame.shape):
-            raise InputError(f"The frames of {clip} change size, so they are not consecutive frames of a video.")
+            raise InputError(f"The frames of {clip} change size: they are no video; give photographs as such.")
         shape = frame.shape
         yield frame if short_side is None else _shrink(frame, short_side / min(frame.shape[:2]))
 
