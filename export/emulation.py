@@ -82,5 +82,6 @@ def _rounding(name: str, target: str) -> list[onnx.NodeProto]:
         op("Sub", [f"{target}.t", f"{target}.d"], ".h"),
         op("Abs", [f"{target}.h"], ".a"),
         op("Greater", [f"{target}.a", "round.largest"], ".o"),
-        op("Where", [f"{target}.o", "round.infinity", f"{target}.h"], ""),
+        op("Mul", [f"{target}.h", "round.infinity"], ".i"),
+        op("Where", [f"{target}.o", f"{target}.i", f"{target}.h"], ""),
     ]

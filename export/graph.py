@@ -220,9 +220,10 @@ def with_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     before = next(entry.version for entry in model.opset_import if entry.domain == "")
-    for node in changed.graph.node:
-        if node.domain == "" and _version(node, before) != _version(node, opset):
-            _rewrite(node, before, opset, changed)
+    affected = [n for n in changed.graph.node if n.domain == "" and _version(n, before) != _version(n, opset)]
+    types = tensor_types(model) if any(node.op_type == "Split" for node in affected) else {}
+    for node in affected:
+        _rewrite(node, before, opset, changed, types)
     del changed.opset_import[:]
     changed.opset_import.append(helper.make_opsetid("", opset))
     changed.ir_version = helper.find_min_ir_version_for(changed.opset_import)
@@ -246,7 +247,9 @@ def _drop(node: onnx.NodeProto, **neutral: Any) -> None:
         node.attribute.remove(attribute)
 
 
-def _rewrite(node: onnx.NodeProto, before: int, after: int, model: onnx.ModelProto) -> None:
+def _rewrite(
+    node: onnx.NodeProto, before: int, after: int, model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto.Tensor]
+) -> None:
     """Rewrites a node whose definition differs between two opsets, in place."""
     old, new = before < 18 <= after, after < 18 <= before
     kind = node.op_type
@@ -256,7 +259,6 @@ def _rewrite(node: onnx.NodeProto, before: int, after: int, model: onnx.ModelPro
         count = attributes(node).get("num_outputs")
         if len(node.input) < 2 and count is not None:  # without sizes 17 divides equally, which 18 may not
             _drop(node, num_outputs=count)
-            types = tensor_types(model)
             shape, axis = static_shape(types.get(node.input[0])), attributes(node).get("axis", 0)
             if shape is None or shape[axis] % count:
                 raise ModelError(f"The node {node.name} (Split) cannot be expressed in opset {after}.")
