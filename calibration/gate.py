@@ -25,7 +25,7 @@ from vtsr.runtime.onnx_backend import OnnxBackend
 
 MEAN_DROP = 0.2  # dB, largest accepted at any level, mean over clips
 WORST_DROP = 0.4  # dB, largest accepted at any level on any clip
-FLICKER_RISE = 0.05  # dB, mean over clips; differences below are not seen to repeat from clip to clip
+FLICKER_RISE = 0.05  # dB, mean over clips; the amplitude itself is about 1 dB
 WINDOW = 8  # original frames per input frame: judges f, f2, f3
 REFERENCE, CANDIDATE = "reference", "candidate"
 RENDERED_SEED, RENDERED_INPUTS = 77, 4

@@ -172,10 +172,10 @@ class Ranges:
 
     def range(self, tensor: str) -> float:
         """The |x| that becomes code 127. Raises `InputError` if the tensor was always zero."""
-        found = self.histogram(tensor).range(self.method, self.percentile)
-        if not found > 0:
+        seen = self.histogram(tensor)
+        if not seen.largest > 0:
             raise InputError(f"The tensor {tensor!r} was always zero; calibrate with clips in which something moves.")
-        return found
+        return seen.range(self.method, self.percentile)
 
     def check_model(self, model: onnx.ModelProto) -> None:
         """Raises `ModelError` if these are ranges of another model."""

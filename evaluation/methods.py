@@ -120,15 +120,17 @@ class Model:
     backend: str = "auto"
     threads: int | None = None
     name: str = ""
+    precision: str = "fp32"  # on the CPU, or "int8" for models that have such a graph
 
     def __post_init__(self) -> None:
         if not self.name:
-            object.__setattr__(self, "name", Path(self.model).name)
+            suffix = "" if self.precision == "fp32" else f"@{self.precision}"
+            object.__setattr__(self, "name", Path(self.model).name + suffix)
 
     def start(self, levels: int) -> Stream:
         from vtsr.runtime.backend import load_backend
 
-        return _Upconverted(load_backend(self.backend, self.model, self.threads), levels)
+        return _Upconverted(load_backend(self.backend, self.model, self.threads, self.precision), levels)
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ def parse_method(text: str, backend: str = "auto", threads: int | None = None) -
     ``nothing``, ``blend`` and ``flow`` are the baselines; a path that ends in .safetensors is a
     checkpoint, and with ``raw:`` before it a checkpoint without the exposure law; anything else is a
     shipped model or a folder written by vtsr-export. ``+law`` after a name imposes the law on the outputs,
-    and ``LABEL=`` before it is how the report calls the method.
+    and ``LABEL=`` before it is how the report calls the method. ``@int8`` after a model runs its INT8 graph.
     """
     label, equals, rest = text.partition("=")
     if equals and label and "/" not in label:
@@ -255,6 +257,9 @@ def parse_method(text: str, backend: str = "auto", threads: int | None = None) -
         )
     if not path:
         raise OptionError("A method has no name; give one of nothing, blend, flow, or a model.")
+    model, at, precision = path.rpartition("@")
+    if at and precision in ("fp32", "int8"):
+        return Model(model, backend, threads, precision=precision)
     return Model(path, backend, threads)
 
 
