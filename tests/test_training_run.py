@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,21 +86,32 @@ def test_a_short_run_beats_doing_nothing_at_every_level(cache: Path, tmp_path: P
     assert facts["facts"]["config"]["scenes"] == cache.name  # and not where it is
 
 
+KILLED_AT_STEP_17 = """
+import os, signal, sys
+from vtsr.training import train
+
+update = train.Training.update
+
+def fatal(self, *arguments):
+    result = update(self, *arguments)
+    if self.step == 17:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+train.Training.update = fatal
+train.main(sys.argv[1:])
+"""
+
+
 def test_a_killed_run_goes_on_to_the_same_weights_and_log(cache: Path, tmp_path: Path) -> None:
     options = {"precision": "bf16", "noise": 0.01, "late_scheme": "law-multilevel", "late_share": 0.4, "steps": 40}
     assert main(arguments(tmp_path / "whole", cache, **options)) == 0
 
-    command = [sys.executable, "-m", "vtsr.training.train", *arguments(tmp_path / "killed", cache, **options)]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    path = tmp_path / "killed" / "state.safetensors"
-    deadline = time.monotonic() + 120
-    while not path.exists() or read_metadata(path)["step"] < 9:
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 9 <= read_metadata(path)["step"] < 40
+    command = [sys.executable, "-c", KILLED_AT_STEP_17, *arguments(tmp_path / "killed", cache, **options)]
+    process = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=200)
+    assert process.returncode == -signal.SIGKILL
+    assert read_metadata(tmp_path / "killed" / "state.safetensors")["step"] == 15
+    assert [row["step"] for row in read_log(tmp_path / "killed" / "log.csv")] == [8, 16]  # the last will come again
 
     # As it was begun, without repeating a single option.
     assert main([str(tmp_path / "killed"), "--resume", "--workers", "1", "--threads", "1"]) == 0
