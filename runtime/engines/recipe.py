@@ -15,7 +15,7 @@ from typing import Any
 
 from vtsr.errors import ModelError
 from vtsr.runtime.engines.builder import build_engine, has_strong_typing, timing_cache_path
-from vtsr.runtime.engines.cache import Built, EngineCache
+from vtsr.runtime.engines.cache import NAME, Built, EngineCache
 from vtsr.runtime.engines.engine import Runner, load_engine
 from vtsr.runtime.engines.layers import layer_names, layer_table
 from vtsr.runtime.engines.platform import find_platform, import_tensorrt, primary_context
@@ -99,6 +99,8 @@ def open_recipe(folder: str | Path) -> Recipe:
         if facts["format"] != FORMAT:
             raise ModelError(f"{path} has the format {facts['format']!r}; export the model again.")
         engines = tuple(_read_engine(entry) for entry in facts["engines"])
+        if not engines:
+            raise ValueError("no engines")
         return Recipe(folder, str(facts["model"]), str(facts["precision"]), int(facts["levels"]), engines, facts)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelError(
@@ -112,11 +114,11 @@ def _read_engine(entry: dict[str, Any]) -> RecipeEngine:
     graphs = {typing: (str(graph["file"]), str(graph["sha256"])) for typing, graph in entry["graphs"].items()}
     width, height = (int(n) for n in entry["size"])
     sound = (
-        all(Path(file).name == file and file not in ("", ".", "..") for file, _ in graphs.values())
+        all(NAME.fullmatch(file) for file, _ in graphs.values())  # a plain name, in this folder
         and set(graphs) <= {STRONG, WEAK}
         and entry["role"] in ROLES
         and entry["precision"] in PRECISIONS
-        and isinstance(entry["name"], str)
+        and NAME.fullmatch(entry["name"])
     )
     if not sound:
         raise ValueError("an engine of the recipe")
