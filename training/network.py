@@ -24,12 +24,18 @@ PAD_MULTIPLE = 32  # every preset accepts heights and widths that are multiples 
 
 @dataclass(frozen=True)
 class DenseDims:
-    """Dimensions of a `DenseNetwork`: channels at 1/4, 1/8 and 1/16 size, residual blocks of each stage."""
+    """Dimensions of a `DenseNetwork`: channels at 1/4, 1/8 and 1/16 size, residual blocks of each stage.
+
+    The detail stage at 1/2 size sees the frames again: at 1/4 size two frames are 96 numbers per
+    position, more than the features there can carry, and fine texture would be lost.
+    """
 
     channels: tuple[int, int, int] = (48, 96, 160)
     encoder_blocks: tuple[int, int] = (2, 2)
     middle_blocks: int = 4
     decoder_blocks: tuple[int, int] = (2, 2)  # at 1/8, then at 1/4
+    detail_channels: int = 32
+    detail_blocks: int = 2
 
 
 def conv3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -110,11 +116,16 @@ class DenseNetwork(nn.Module):
         self.up1 = Upsample(c2, c1)
         self.decoder1 = blocks(c1, dims.decoder_blocks[1])
         self.head = conv3(c1, pair)
+        self.detail_stem = nn.Conv2d(2 * RGB, dims.detail_channels, 4, stride=2, padding=1)
+        self.up0 = Upsample(c1, dims.detail_channels)
+        self.detail = blocks(dims.detail_channels, dims.detail_blocks)
+        self.detail_head = conv3(dims.detail_channels, pair // 4)
         self.gate = MotionGate()
-        self.shuffle = nn.PixelShuffle(UNSHUFFLE)
+        self.grow = nn.Upsample(scale_factor=2, mode="nearest")
+        self.shuffle = nn.PixelShuffle(2)
         # Everything else keeps PyTorch's small default weights: with larger ones the first steps of Adam
-        # throw the zero head far off, and training comes to a halt on a plateau.
-        for parameter in self.head.parameters():
+        # throw the zero heads far off, and training comes to a halt on a plateau.
+        for parameter in (*self.head.parameters(), *self.detail_head.parameters()):
             nn.init.zeros_(parameter)
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,21 +142,24 @@ class DenseNetwork(nn.Module):
             b[n] and a[n+1], not clamped.
         """
         pair = torch.cat([first, second], dim=1)
-        stem = torch.relu(self.stem(self.unshuffle(pair - 0.5)))
+        centred = pair - 0.5
+        stem = torch.relu(self.stem(self.unshuffle(centred)))
         skip1 = self.encoder1(stem)
         skip2 = self.encoder2(torch.relu(self.down1(skip1)))
         x = self.middle(torch.relu(self.down2(skip2)))
         x = self.decoder2(torch.relu(skip2 + self.up2(x)))
         x = self.decoder1(torch.relu(skip1 + self.up1(x)))
-        out = pair + self.shuffle(self.head(x) * self.gate(first, second))
+        detail = self.detail(torch.relu(self.detail_stem(centred) + self.up0(x)))
+        residual = self.shuffle(self.head(x)) + self.detail_head(detail)  # at 1/2 size, 4 x 6 channels
+        out = pair + self.shuffle(residual * self.grow(self.gate(first, second)))
         return out[:, :RGB], out[:, RGB:]
 
 
 DENSE_PRESETS: dict[str, DenseDims] = {
-    "dense-tiny": DenseDims((16, 24, 32), (1, 1), 1, (1, 1)),  # for tests
-    "dense-fast": DenseDims((32, 64, 128), (1, 2), 4, (2, 2)),
+    "dense-tiny": DenseDims((16, 24, 32), (1, 1), 1, (1, 1), 8, 1),  # for tests
+    "dense-fast": DenseDims((32, 64, 128), (1, 2), 4, (2, 2), 24, 1),
     "dense": DenseDims(),
-    "dense-quality": DenseDims((96, 192, 256), (3, 3), 6, (3, 4)),
+    "dense-quality": DenseDims((96, 192, 256), (3, 3), 6, (3, 4), 64, 2),
 }
 
 
