@@ -30,8 +30,9 @@ def test_every_parameter_learns(preset: str) -> None:
     torch.manual_seed(0)
     network = build_network(preset)
     for module in network.modules():
-        if isinstance(getattr(module, "head", None), torch.nn.Conv2d):
-            torch.nn.init.normal_(module.head.weight, 0, 0.1)
+        for head in ("head", "detail_head"):
+            if isinstance(getattr(module, head, None), torch.nn.Conv2d):
+                torch.nn.init.normal_(getattr(module, head).weight, 0, 0.1)
         if isinstance(getattr(module, "regress", None), torch.nn.Linear):
             # An exact identity warp samples on pixel centres, where the gradient is one-sided.
             torch.nn.init.normal_(module.regress.weight, 0, 0.1)
