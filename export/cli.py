@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import tempfile
 from collections.abc import Sequence
@@ -149,7 +150,8 @@ def _quantiser(source: ModelFolder, args: argparse.Namespace) -> tuple[Quantise,
             f"The INT8 graph fails the accuracy gate ({verdict.faults[0]}); calibrate with more clips or keep "
             "layers in floating point, or give --accept-loss."
         )
-    return lambda _: graph, {"gate": verdict.to_json()}
+    digest = hashlib.sha256(args.calibration.read_bytes()).hexdigest()
+    return lambda _: graph, {"gate": verdict.to_json(), "calibration": digest}
 
 
 def _settings(args: argparse.Namespace) -> Any:

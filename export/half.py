@@ -21,7 +21,7 @@ from vtsr.errors import ModelError
 from vtsr.export.graph import checked, initializers, simplified, tensor_types, with_opset
 
 WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}  # operator: index of its weight
-MIN_WEIGHTS = 512  # smaller convolutions are arithmetic on pictures, such as means over cells
+MIN_WEIGHTS = 64  # smaller convolutions are arithmetic on pictures, such as means over cells
 SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)  # a scale below it loses precision, then becomes 0
 LARGEST = float(np.finfo(np.float16).max)
 QUANTISED_OPSET = 19  # the first with fp16 scales

@@ -26,6 +26,7 @@ from vtsr.export.cli import main  # noqa: E402
 from vtsr.export.pixels import PAD_MULTIPLE, fixed_emit, fixed_ingest, plane_shapes, storage  # noqa: E402
 from vtsr.runtime.engines.platform import what_is_missing  # noqa: E402
 from vtsr.runtime.engines.recipe import RECIPE_NAME, open_recipe  # noqa: E402
+from vtsr.runtime.engines.selftest import psnr, sample_inputs  # noqa: E402
 from vtsr.runtime.models import MANIFEST_NAME, open_model  # noqa: E402
 
 WIDTH, HEIGHT, LEVELS = 70, 50, 2
@@ -288,6 +289,58 @@ def test_an_intact_folder_is_verified_and_a_damaged_graph_is_found(
     graph.write_bytes(data)
     for arguments in (["--verify", str(copy)], ["--verify", str(graph)], ["--build", str(copy)]):
         assert graph.name in refused(arguments, capsys)
+
+
+@pytest.fixture(scope="module")
+def ranges(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from vtsr.calibration.cli import main as calibrate
+
+    path = tmp_path_factory.mktemp("ranges") / "ranges.json"
+    assert calibrate(["-o", str(path), "--model", str(tiny_model), "--frames", "6", "--levels", "1", "-q"]) == 0
+    return path
+
+
+def verdict(drop: float) -> Any:
+    from vtsr.calibration.gate import Verdict
+
+    levels = {"f": drop, "f2": drop, "f3": drop}
+    return Verdict(levels, levels, dict.fromkeys(levels, 0.0), "street", ("street",))
+
+
+def test_int8_comes_strongly_typed_and_for_old_tensorrt(
+    tiny_model: Path, ranges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vtsr.calibration.gate.check", lambda *_: verdict(0.01))
+    out = tmp_path / "int8"
+    options = ["--calibration", str(ranges), "--size", "64x32", "--levels", "1", "--pixels", "gray", "--onnx-only"]
+    assert main(["--model", str(tiny_model), "--int8", *options, "-o", str(out)]) == 0
+    (engine,) = (e for e in open_recipe(out).engines if e.role == "step")
+    models = {typing: onnx.load(out / file) for typing, (file, _) in engine.graphs.items()}
+    scales, counts = {}, {}
+    for typing, model in models.items():
+        names = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+        scales[typing] = {t.data_type for t in model.graph.initializer if t.name in names}
+        counts[typing] = [node.op_type for node in model.graph.node].count("QuantizeLinear")
+    assert scales == {"strong": {onnx.TensorProto.FLOAT16}, "weak": {onnx.TensorProto.FLOAT}}
+    assert {typing: model.opset_import[0].version for typing, model in models.items()} == {"strong": 19, "weak": 17}
+    assert counts["strong"] == counts["weak"] > 0
+    manifest = json.loads((out / MANIFEST_NAME).read_text())
+    assert manifest["facts"]["gate"]["passed"] is True
+    feeds = sample_inputs((out / "step.onnx").read_bytes(), {n: s for n, (_, s, _) in engine.profile.items()})
+    halves = {typing: run(out / file, feeds)[0] for typing, (file, _) in engine.graphs.items()}
+    assert psnr(halves["strong"], halves["weak"]) > 45
+
+
+def test_int8_that_fails_the_accuracy_gate_is_refused_unless_accepted(
+    tiny_model: Path, ranges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vtsr.calibration.gate.check", lambda *_: verdict(0.5))
+    out = tmp_path / "int8"
+    arguments = ["--model", str(tiny_model), "--int8", "--calibration", str(ranges), "--onnx-only", "-o", str(out)]
+    assert "fails the accuracy gate" in refused(arguments, capsys)
+    assert not out.exists()
+    assert main([*arguments, "--accept-loss"]) == 0
+    assert json.loads((out / MANIFEST_NAME).read_text())["facts"]["gate"]["passed"] is False
 
 
 json_values = st.recursive(
