@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 from vtsr.errors import ModelError
 from vtsr.export.emulation import rounded
+from vtsr.export.graph import freeze
+from vtsr.export.pixels import Storage, plane_shapes
 from vtsr.runtime.demo import render_demo
-from vtsr.runtime.engines.selftest import psnr
+from vtsr.runtime.engines.selftest import psnr, reference_outputs
 from vtsr.runtime.models import ModelFolder
 from vtsr.runtime.onnx_backend import OnnxBackend
 from vtsr.runtime.recursion import Recursion
@@ -101,6 +103,48 @@ def compare(reference: Iterable[Array], candidate: Iterable[Array], how: str) ->
     pairs = zip(reference, candidate, strict=True)
     names = ("f", *(f"f{level}" for level in range(2, LEVELS + 1)))
     return Figures({name: round(psnr(b, a), 2) for name, (a, b) in zip(names, pairs, strict=False)}, how)
+
+
+def check_fixed(graphs: Mapping[str, onnx.ModelProto], original: onnx.ModelProto, precision: str) -> dict[str, float]:
+    """PSNR in dB of one step of each graph with fixed shapes against ``original``, by name.
+
+    Raises `ModelError` if one is further off than its precision explains.
+    """
+    u, *v = demo_frames(3)
+    feeds = {"u": u, "a_u": u, "carry": np.ones((1, 1, 1, 1), np.float32), "v": np.concatenate(v)}
+    reference = reference_outputs(original.SerializeToString(), feeds)["halves"]
+    shapes = {name: value.shape for name, value in feeds.items()}
+    figures = {}
+    for name, graph in graphs.items():
+        halves = reference_outputs(freeze(graph, shapes).SerializeToString(), feeds)["halves"]
+        figures[name] = round(psnr(halves, reference), 2)
+        if not figures[name] >= MIN_PSNR[precision]:
+            raise ModelError(f"The {name} graph is wrong, {figures[name]} dB from fp32; please report this.")
+    return figures
+
+
+def check_pixels(ingest: bytes, emit: bytes, kind: Storage, height: int, width: int) -> None:
+    """Raises `ModelError` unless any stored picture comes out of emit as it went into ingest."""
+    planes = random_planes(kind, 1, height, width)
+    rgb = reference_outputs(ingest, planes)["rgb"]
+    batch = onnx.load_from_string(emit).graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    found = reference_outputs(emit, {"rgb": np.repeat(rgb, batch, axis=0)})
+    for name, plane in planes.items():
+        if not all(np.array_equal(picture, plane[0]) for picture in found[name]):
+            raise ModelError(f"The graphs for {kind.label} change the plane {name}; please report this.")
+
+
+def random_planes(kind: Storage, batch: int, height: int, width: int, seed: int = 0) -> dict[str, NDArray[np.uint8]]:
+    """Stored planes with every code equally likely, by name."""
+    rng = np.random.default_rng(seed)
+    planes: dict[str, NDArray[np.uint8]] = {}
+    for name, shape in plane_shapes(kind, batch, height, width).items():
+        if kind.bits == 8:
+            planes[name] = rng.integers(0, 256, shape, np.uint8)
+        else:
+            codes = rng.integers(0, 2**kind.bits, (*shape[:-1], shape[-1] // 2), np.uint32) * kind.unit
+            planes[name] = codes.astype("<u2").view(np.uint8).reshape(shape)
+    return planes
 
 
 def check_step(base: onnx.ModelProto, original: onnx.ModelProto, step: onnx.ModelProto, plan: Plan) -> Figures:

@@ -24,12 +24,13 @@ import onnx
 
 import vtsr
 from vtsr.errors import OptionError
-from vtsr.export.check import Figures, check_step
+from vtsr.export.check import Figures, check_fixed, check_pixels, check_step
 from vtsr.export.folder import write_folder
 from vtsr.export.graph import freeze, simplified, with_opset
 from vtsr.export.half import half_nodes, to_half
 from vtsr.export.pixels import Storage, fixed_emit, fixed_ingest, padded, plane_shapes
 from vtsr.options import MAX_LEVELS
+from vtsr.runtime.engines.cache import NAME
 from vtsr.runtime.engines.recipe import FORMAT as RECIPE_FORMAT
 from vtsr.runtime.engines.recipe import RECIPE_NAME, STRONG, WEAK, RecipeEngine
 from vtsr.runtime.engines.request import PRECISIONS, ShapeRange
@@ -104,6 +105,8 @@ def export_deployment(
 
     Raises `ModelError` if the new graphs do not compute what the old ones do; nothing is written then.
     """
+    if not NAME.fullmatch(source.name):
+        raise OptionError(f"The name {source.name!r} cannot be part of file names; give another one with --name.")
     if source.precision != "fp32":
         raise OptionError(f"The model {source.name} is {source.precision}; export from the fp32 one it was made of.")
     original = onnx.load_from_string(source.read("step.onnx"))
@@ -115,8 +118,10 @@ def export_deployment(
     step = typed_step(base, plan)
     figures = check_step(base if plan.precision == "int8" else original, original, step, plan)
     files = {name: source.read(name) for name in source.files if name.endswith(".onnx")}
-    files["step.onnx"] = step.SerializeToString()
-    engines = [*_step_engines(source.name, base, step, plan, files), *_pixel_engines(source, plan, files)]
+    files["step.onnx"] = step.SerializeToString(deterministic=True)
+    flavours = _flavours(base, step, plan)
+    fixed = check_fixed(flavours, original, plan.precision)
+    engines = [*_step_engines(source.name, base, flavours, plan, files), *_pixel_engines(source, plan, files)]
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "name": f"{source.name}-{plan.precision}",
@@ -126,7 +131,7 @@ def export_deployment(
         "vtsr": vtsr.__version__,
         **{name: value for name, value in source.facts.items() if name in COST_FACTS},
         "source": {"name": source.name, "step": source.files["step.onnx"]},
-        "check": figures.facts(),
+        "check": {**figures.facts(), "fixed_shapes": fixed},
         "facts": {**source.facts.get("facts", {}), **(extra or {})},
         "files": {n: {"sha256": _digest(d), "bytes": len(d)} for n, d in sorted(files.items())},
     }
@@ -163,13 +168,18 @@ def _fixed(shapes: dict[str, tuple[int, ...]]) -> dict[str, ShapeRange]:
     return {name: (shape, shape, shape) for name, shape in shapes.items()}
 
 
+def _flavours(base: onnx.ModelProto, step: onnx.ModelProto, plan: Plan) -> dict[str, onnx.ModelProto]:
+    """The step graph in each typing that engines are to be made of."""
+    if not plan.sizes:
+        return {}
+    graphs = {STRONG: step, WEAK: with_opset(base, plan.weak_opset)}
+    return {typing: graphs[typing] for typing in plan.flavours}
+
+
 def _step_engines(
-    model: str, base: onnx.ModelProto, step: onnx.ModelProto, plan: Plan, files: dict[str, bytes]
+    model: str, base: onnx.ModelProto, graphs: dict[str, onnx.ModelProto], plan: Plan, files: dict[str, bytes]
 ) -> list[RecipeEngine]:
     """Step engines of all sizes and batches; their graphs are added to ``files``."""
-    graphs = {STRONG: step} if STRONG in plan.flavours else {}
-    if WEAK in plan.flavours:
-        graphs[WEAK] = with_opset(base, plan.weak_opset)
     single = _single_layers(base) if plan.precision != "fp32" else ()
     engines = []
     batches = [2**level for level in range(plan.levels)]
@@ -234,6 +244,7 @@ def _pixel_engines(source: ModelFolder, plan: Plan, files: dict[str, bytes]) -> 
             add(name, "ingest", size, 1, ingest, plane_shapes(kind, 1, height, width), kind.facts())
             for batch in sorted({2, 2**plan.levels}):
                 shapes = {"rgb": (batch, *picture[1:])}
-                name = f"emit-{kind.label}-{label}-b{batch}"
-                add(name, "emit", size, batch, fixed_emit(kind, batch, height, width), shapes, kind.facts())
+                emit = fixed_emit(kind, batch, height, width)
+                check_pixels(ingest.SerializeToString(), emit.SerializeToString(), kind, height, width)
+                add(f"emit-{kind.label}-{label}-b{batch}", "emit", size, batch, emit, shapes, kind.facts())
     return engines

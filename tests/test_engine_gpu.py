@@ -131,7 +131,7 @@ def test_layers_are_reported_with_their_precision(deployed: Path, cuda: Any) -> 
     from vtsr.runtime.engines.layers import layer_names, layer_precision
 
     request = step_request(deployed)
-    engine = load_engine(build_engine(request, progress=False, detailed=True).plan)
+    engine = load_engine(build_engine(request, progress=False).plan)
     precisions = {layer_precision(layer) for layer in layer_names(import_tensorrt(), engine)}
     assert request.precision in precisions
     runner = Runner(engine, cuda, {name: usual for name, (_, usual, _) in request.profile.items()})

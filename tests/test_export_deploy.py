@@ -22,6 +22,7 @@ from media import picture  # noqa: E402
 
 import vtsr  # noqa: E402
 from vtsr.errors import ModelError, OptionError, VtsrError  # noqa: E402
+from vtsr.export.check import check_pixels, random_planes  # noqa: E402
 from vtsr.export.cli import main  # noqa: E402
 from vtsr.export.pixels import PAD_MULTIPLE, fixed_emit, fixed_ingest, plane_shapes, storage  # noqa: E402
 from vtsr.runtime.engines.platform import what_is_missing  # noqa: E402
@@ -145,6 +146,7 @@ def test_the_manifest_has_the_figures_of_the_check(deployed: Path) -> None:
     check = json.loads((deployed / MANIFEST_NAME).read_text())["check"]
     assert set(check["psnr"]) == {"f", "f2", "f3"}
     assert min(check["psnr"].values()) >= 55
+    assert min(check["fixed_shapes"][typing] for typing in ("strong", "weak")) >= 55
 
 
 def test_a_dynamic_step_is_one_engine_for_all_sizes(tiny_model: Path, tmp_path: Path) -> None:
@@ -383,20 +385,6 @@ def test_a_recipe_cannot_reach_outside_its_folder(deployed: Path, tmp_path: Path
         open_recipe(tmp_path)
 
 
-def random_planes(name: str, height: int, width: int, seed: int = 0) -> dict[str, Any]:
-    """Any codes, as stored."""
-    kind = storage(name)
-    rng = np.random.default_rng(seed)
-    planes = {}
-    for plane, shape in plane_shapes(kind, 2, height, width).items():
-        if kind.bits == 8:
-            planes[plane] = rng.integers(0, 256, shape, np.uint8)
-        else:
-            codes = rng.integers(0, 2**kind.bits, (*shape[:-1], shape[-1] // 2), np.uint32)
-            planes[plane] = (codes * kind.unit).astype("<u2").view(np.uint8).reshape(shape)
-    return planes
-
-
 FORMATS = ["rgb24", "rgb48le", "gray", "gray10le", "nv12", "p010le", "p016le", "yuv420p", "yuv422p10le", "yuv444p12le"]
 
 
@@ -404,12 +392,29 @@ FORMATS = ["rgb24", "rgb48le", "gray", "gray10le", "nv12", "p010le", "p016le", "
 @pytest.mark.parametrize(("height", "width"), [(33, 45), (32, 64)])
 def test_an_unprocessed_picture_survives_ingest_and_emit_exactly(name: str, height: int, width: int) -> None:
     kind = storage(name)
-    planes = random_planes(name, height, width)
+    planes = random_planes(kind, 2, height, width)
     ingest, emit = fixed_ingest(kind, 2, height, width), fixed_emit(kind, 2, height, width)
     (rgb,) = run(ingest.SerializeToString(), planes)
     assert rgb.shape == (2, 3, -(-height // 32) * 32, -(-width // 32) * 32)
     for found, plane in zip(run(emit.SerializeToString(), {"rgb": rgb}), planes.values(), strict=True):
         assert np.array_equal(found, plane)
+
+
+def test_the_check_of_pixel_graphs_notices_another_matrix() -> None:
+    ingest, emit = fixed_ingest(storage("nv12"), 1, 32, 32), fixed_emit(storage("nv12", "bt601"), 1, 32, 32)
+    with pytest.raises(ModelError, match="nv12"):
+        check_pixels(ingest.SerializeToString(), emit.SerializeToString(), storage("nv12"), 32, 32)
+
+
+def test_a_name_that_cannot_be_a_files_is_refused(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(tiny_model, copy)
+    manifest = json.loads((copy / MANIFEST_NAME).read_text())
+    manifest["name"] = "my model/1"
+    (copy / MANIFEST_NAME).write_text(json.dumps(manifest))
+    assert "--name" in refused(["--model", str(copy), "--fp16", "--onnx-only", "-o", str(tmp_path / "x")], capsys)
 
 
 @pytest.mark.parametrize("full_range", [False, True])

@@ -49,9 +49,7 @@ def precision_flags(trt: Any, precision: str) -> list[str]:
     return [*names, "PREFER_PRECISION_CONSTRAINTS"] if names else []
 
 
-def build_engine(
-    request: EngineRequest, timing_cache: Path | None = None, *, progress: bool = True, detailed: bool = False
-) -> Built:
+def build_engine(request: EngineRequest, timing_cache: Path | None = None, *, progress: bool = True) -> Built:
     """Builds the engine of ``request`` on the current CUDA device.
 
     Parameters
@@ -60,8 +58,6 @@ def build_engine(
         File of kernel timings to start from and to add to, shared under a lock; None keeps none.
     progress
         Show on stderr how far the build is.
-    detailed
-        Keep layer details in the engine for `layer_table`.
 
     Raises `ModelError` with the builder's messages if there is no engine in the end.
     """
@@ -78,7 +74,7 @@ def build_engine(
         problems = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
         raise explain(f"TensorRT cannot read the graph of {request.name}", logger, since, problems)
     config = builder.create_builder_config()
-    flags = configure(trt, config, request, detailed=detailed)
+    flags = configure(trt, config, request)
     if "PREFER_PRECISION_CONSTRAINTS" in flags:
         hold_single(trt, network, set(request.single_layers))
     add_profile(builder, config, network, request)
@@ -100,7 +96,7 @@ def _parser_error(error: Any) -> str:
     return f"{where}: {error.desc()}"
 
 
-def configure(trt: Any, config: Any, request: EngineRequest, *, detailed: bool = False) -> list[str]:
+def configure(trt: Any, config: Any, request: EngineRequest) -> list[str]:
     """Sets a builder configuration up for ``request``; returns the names of the flags set."""
     settings = request.settings
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace)
@@ -121,8 +117,7 @@ def configure(trt: Any, config: Any, request: EngineRequest, *, detailed: bool =
         config.builder_optimization_level = settings.optimization_level
     if hasattr(config, "max_aux_streams"):
         config.max_aux_streams = settings.aux_streams
-    verbosity = trt.ProfilingVerbosity
-    config.profiling_verbosity = verbosity.DETAILED if detailed else verbosity.LAYER_NAMES_ONLY
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # costs bytes, no time; for `layer_table`
     return flags
 
 

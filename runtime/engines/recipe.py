@@ -140,7 +140,6 @@ def obtain_engine(
     cuda: Any,
     *,
     progress: bool = True,
-    detailed: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
     """The engine of a request and its manifest: from the cache, or built, tested and kept.
 
@@ -150,7 +149,7 @@ def obtain_engine(
 
     def build() -> Built:
         timings = timing_cache_path(cache.folder, platform)
-        built = build_engine(request, timings, progress=progress, detailed=detailed)
+        built = build_engine(request, timings, progress=progress)
         engine = load_engine(built.plan)
         return Built(built.plan, {**built.facts, "self_test": try_engine(request, engine, cuda)})
 
@@ -187,7 +186,7 @@ def make_engines(
     with primary_context() as cuda:
         for entry in recipe.engines:
             request = recipe.request(entry, strong, settings)
-            engine, manifest = obtain_engine(request, cache, platform, cuda, progress=progress, detailed=layers)
+            engine, manifest = obtain_engine(request, cache, platform, cuda, progress=progress)
             manifests.append(manifest)
             say(summary(manifest))
             if layers:

@@ -120,7 +120,7 @@ def build(precision: str, *, dynamic: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(builder, "import_tensorrt", return_value=module):
         path = Path(folder) / "timing.cache"
         path.write_bytes(b"old")
-        built = builder.build_engine(request(precision, dynamic=dynamic), path, progress=False, detailed=True)
+        built = builder.build_engine(request(precision, dynamic=dynamic), path, progress=False)
         kept = path.read_bytes().decode()
     config, network = parts["config"], parts["builder"].create_network.call_args[0][0]
     sources = config.set_tactic_sources.call_args[0][0]
