@@ -41,6 +41,7 @@ STRONG_OPSETS = {"fp32": 17, "fp16": 18, "int8": 19}  # fp16 scales of Q/DQ need
 MIN_SIDE, MAX_SIDE = 16, 16384  # pixels
 MIN_DYNAMIC = 32  # pixels, smallest side of a dynamic engine
 FLAVOURS = (STRONG, WEAK)
+PIXEL_GRAPHS = ("finish.", "ingest_", "emit_")  # beginnings of the files that are the same in all precisions
 COST_FACTS = ("parameters", "multiply_adds_per_pixel")  # taken over from the source's manifest
 Quantise = Callable[[onnx.ModelProto], onnx.ModelProto]
 
@@ -117,7 +118,7 @@ def export_deployment(
         base = quantise(original)
     step = typed_step(base, plan)
     figures = check_step(base if plan.precision == "int8" else original, original, step, plan)
-    files = {name: source.read(name) for name in source.files if name.endswith(".onnx")}
+    files = {name: source.read(name) for name in source.files if name.startswith(PIXEL_GRAPHS)}
     files["step.onnx"] = step.SerializeToString(deterministic=True)
     flavours = _flavours(base, step, plan)
     fixed = check_fixed(flavours, original, plan.precision)

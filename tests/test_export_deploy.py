@@ -175,6 +175,15 @@ def test_a_checkpoint_can_be_exported_in_half_precision_at_once(tiny_checkpoint:
     assert open_model(out).name == "mine-fp16"
 
 
+def test_only_what_belongs_to_the_new_folder_comes_from_the_old_one(tiny_model: Path, tmp_path: Path) -> None:
+    """Not its graphs of fixed size, nor other forms of its step."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    options = ["--onnx-only", "--pixels", "gray"]
+    assert main(["--model", str(tiny_model), "--fp32", "--size", "32x32", *options, "-o", str(first)]) == 0
+    assert main(["--model", str(first), "--fp16", *options, "-o", str(second)]) == 0
+    assert set(open_model(second).files) == set(open_model(tiny_model).files)
+
+
 def test_exporting_again_replaces_the_graphs_and_keeps_what_a_user_has_added(
     deployed: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
