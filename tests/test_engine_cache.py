@@ -230,6 +230,14 @@ def test_a_cache_that_others_can_write_to_is_refused(workshop: Workshop) -> None
     assert len(workshop.loads) == 1
 
 
+def test_a_read_only_cache_is_read_without_a_lock(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    workshop.get()
+    workshop.file(".lock").unlink(missing_ok=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert workshop.get() == PLAN + b"1"
+    assert not list(workshop.cache.folder.glob("*.lock"))
+
+
 @pytest.mark.parametrize("name", ["../escape", "a/b", "", ".hidden", "a\0b", "x" * 200])
 def test_a_name_that_leads_elsewhere_is_refused(workshop: Workshop, name: str) -> None:
     with pytest.raises(OptionError):
@@ -324,6 +332,18 @@ def test_prune_removes_what_is_of_no_use_and_nothing_else(workshop: Workshop) ->
     assert {p.name for p in folder.iterdir() if p.suffix != ".lock"} == {
         keep.name, keep.with_suffix(".json").name, keep.with_suffix(".onnx").name, "notes.txt"
     }  # fmt: skip
+
+
+def test_a_cache_that_cannot_be_pruned_is_one_sentence(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    workshop.get()
+    workshop.file(".plan").write_bytes(b"short")
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(VtsrError, match=r"cannot be pruned: Permission denied\.$"):
+        workshop.cache.prune(PLATFORM)
 
 
 def _is_here(manifest: dict[str, Any]) -> bool:

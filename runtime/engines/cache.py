@@ -173,6 +173,8 @@ class EngineCache:
                         path.unlink(missing_ok=True)
             except BlockingIOError:
                 continue  # in use
+            except OSError as error:
+                raise OutputError(f"The engine cache {self.folder} cannot be pruned: {error.strerror}.") from error
         return engines, freed
 
     def _files_of(self, stem: str) -> list[Path]:
@@ -190,7 +192,8 @@ class EngineCache:
             ) from error
         if os.name != "posix":
             return
-        if facts.st_uid != os.getuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        trusted = (os.getuid(), 0)  # what root has installed is as good as the Python we run
+        if facts.st_uid not in trusted or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ModelError(
                 f"Other users can write to the engine cache {self.folder}, and engines are executable code; "
                 f"make it yours (chmod 700) or set {FOLDER_VARIABLE} to another folder."
@@ -198,6 +201,9 @@ class EngineCache:
 
     @contextlib.contextmanager
     def _lock(self, plan_path: Path, *, wait: bool) -> Iterator[None]:
+        if not os.access(self.folder, os.W_OK):
+            yield  # a cache that comes with a read-only image: nobody builds here
+            return
         try:
             from filelock import FileLock, Timeout
         except ImportError as error:
