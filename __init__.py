@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vtsr.errors import InputError, MissingExtraError, ModelError, OptionError, OutputError, VtsrError
+    from vtsr.errors import DeviceError, InputError, MissingExtraError, ModelError, OptionError, OutputError, VtsrError
     from vtsr.runtime.frame import Frame
     from vtsr.runtime.upconverter import Upconverter
 
 __version__ = "0.1.0"
 __all__ = [
+    "DeviceError",
     "Frame",
     "InputError",
     "MissingExtraError",

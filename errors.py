@@ -21,5 +21,9 @@ class ModelError(VtsrError):
     """A model file is missing, damaged or not one of ours."""
 
 
+class DeviceError(VtsrError):
+    """The GPU cannot be used or refused an operation; the message names the call."""
+
+
 class MissingExtraError(VtsrError, ImportError):
     """An optional dependency is needed; the message names the extra that installs it."""

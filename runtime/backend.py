@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from vtsr.errors import OptionError
+from vtsr.errors import MissingExtraError, OptionError
 from vtsr.runtime.cpu import has_integer_dot_products
 from vtsr.runtime.frame import PixelFormat, Planes
-from vtsr.runtime.models import open_model
+from vtsr.runtime.models import ModelFolder, open_model
 
 Tensor = Any  # float frames (N, 3, H', W') on the backend's device, H' and W' multiples of 32
 
@@ -57,27 +57,55 @@ class Backend(Protocol):
 
 
 def load_backend(
-    name: str = "auto", model: str = "default", threads: int | None = None, precision: str = "fp32"
+    name: str | Backend = "auto",
+    model: str = "default",
+    threads: int | None = None,
+    precision: str = "fp32",
+    levels: int | None = None,
 ) -> Backend:
-    """The backend called ``name`` with ``model`` loaded.
+    """The backend called ``name`` with ``model`` loaded; a backend is returned as it is.
 
-    On the CPU, ``precision`` "auto" is "int8" where the model has such a graph that was measured to be quicker
-    at next to no loss, and this CPU has the instructions it needs; else "fp32".
+    "auto" is TensorRT if the driver, tensorrt and pycuda work and the model was exported for it, else ONNX
+    Runtime. On the CPU, ``precision`` "auto" is "int8" where the model has such a graph that was measured to be
+    quicker at next to no loss, and this CPU has the instructions it needs; else "fp32". On TensorRT the
+    precision is the one the model was exported in; ``levels`` lets it check its memory beforehand.
 
-    Raises `OptionError` for an unknown name and `ModelError` if the model cannot be used.
+    Raises `OptionError` for an unknown name, `ModelError` if the model cannot be used, and `MissingExtraError` if
+    TensorRT is asked for and something it needs is missing.
     """
+    if not isinstance(name, str):
+        return name
     if name not in BACKENDS:
         raise OptionError(f"There is no backend {name!r}; choose one of {', '.join(BACKENDS)}.")
-    if name == "tensorrt":
-        raise OptionError("This version has no TensorRT backend yet; use onnxruntime.")
     if precision not in PRECISIONS:
         raise OptionError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+    folder = open_model(model)
+    if name == "tensorrt" or (name == "auto" and _has_tensorrt(folder)):
+        return _tensorrt_backend(folder, levels)
     from vtsr.runtime.onnx_backend import OnnxBackend
 
-    folder = open_model(model)
     able = has_integer_dot_products()
     if precision == "auto":
         precision = "int8" if folder.gains_from_int8 and able else "fp32"
     if precision == "int8" and able is False:
         raise OptionError("This CPU has no integer dot products (VNNI), without which INT8 is wrong; use fp32.")
     return OnnxBackend(folder, threads, precision)
+
+
+def _has_tensorrt(model: ModelFolder) -> bool:
+    """Whether a model was exported for TensorRT and TensorRT works here."""
+    from vtsr.runtime.engines.platform import what_is_missing
+    from vtsr.runtime.engines.recipe import RECIPE_NAME
+
+    return (model.path / RECIPE_NAME).is_file() and what_is_missing() is None
+
+
+def _tensorrt_backend(model: ModelFolder, levels: int | None) -> Backend:
+    from vtsr.runtime.engines.platform import what_is_missing
+    from vtsr.runtime.tensorrt.backend import TensorRTBackend
+    from vtsr.runtime.tensorrt.settings import Settings
+
+    missing = what_is_missing()
+    if missing is not None:
+        raise MissingExtraError(f"{missing.rstrip('.')}, which TensorRT needs; choose the backend onnxruntime.")
+    return TensorRTBackend.open(model, Settings(levels=levels))

@@ -11,7 +11,7 @@ from types import TracebackType
 import numpy as np
 
 from vtsr.errors import InputError, OptionError
-from vtsr.runtime.backend import Tensor, load_backend
+from vtsr.runtime.backend import Backend, Tensor, load_backend
 from vtsr.runtime.cuts import DEFAULT_THRESHOLD, SceneCutDetector
 from vtsr.runtime.frame import Frame, Image, PixelFormat, Planes
 from vtsr.runtime.recursion import Recursion
@@ -35,7 +35,8 @@ class Upconverter:
     levels
         Recursion levels, 1 to 4.
     backend
-        ``"auto"``, ``"onnxruntime"`` or ``"tensorrt"``.
+        ``"auto"``, ``"onnxruntime"`` or ``"tensorrt"``, or a backend of your own making, which is then closed with
+        this object.
     model
         Name of a shipped model, or a folder written by vtsr-export.
     threads
@@ -55,7 +56,7 @@ class Upconverter:
         self,
         levels: int = 2,
         *,
-        backend: str = "auto",
+        backend: str | Backend = "auto",
         model: str = "default",
         threads: int | None = None,
         precision: str = "auto",
@@ -66,7 +67,7 @@ class Upconverter:
             raise OptionError(f"The frame rate must be positive, not {frame_rate}.")
         self.levels = levels
         self.cuts: list[int] = []  # source_index of the first frame of every scene but the first
-        self._backend = load_backend(backend, model, threads, precision)
+        self._backend = load_backend(backend, model, threads, precision, levels)
         self._recursion = Recursion(self._backend, levels)
         self._detector = SceneCutDetector(scene_threshold)
         self._frame_time = 1 / Fraction(frame_rate)

@@ -1,0 +1,61 @@
+"""What a caller of the TensorRT runtime may choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vtsr.errors import OptionError
+from vtsr.options import MAX_LEVELS
+
+MODES = ("throughput", "latency")
+WAITS = ("spin", "block")
+MAX_SLOTS = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the TensorRT runtime. Raises `OptionError` for a value out of range.
+
+    mode
+        ``"throughput"``: pictures are handed out before they are there, and reading one waits for it, so that
+        copies and computation of several frames overlap. ``"latency"``: a push returns when its results are there.
+    wait
+        ``"spin"`` wakes soonest, ``"block"`` leaves the CPU core to others.
+    slots
+        Frames under way at the same time. A level reads the frame before as well, so three are needed for all
+        levels to overlap.
+    levels
+        Recursion levels, for the check of the memory and the priorities of streams; None if not known.
+    device
+        Index of the GPU.
+    host_outputs
+        Blocks of page-locked memory that may wait for the caller to let go of them. Beyond it pictures are copied.
+    graphs, overlap, pinned, batching, priorities
+        Mechanisms that can be switched off to measure what each is worth.
+    """
+
+    mode: str = "throughput"
+    wait: str = "spin"
+    slots: int = 3
+    levels: int | None = None
+    device: int = 0
+    host_outputs: int = 8
+    graphs: bool = True
+    overlap: bool = True
+    pinned: bool = True
+    batching: bool = True
+    priorities: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise OptionError(f"There is no mode {self.mode!r}; choose one of {', '.join(MODES)}.")
+        if self.wait not in WAITS:
+            raise OptionError(f"There is no way of waiting {self.wait!r}; choose one of {', '.join(WAITS)}.")
+        if not 1 <= self.slots <= MAX_SLOTS:
+            raise OptionError(f"The number of slots must be 1 to {MAX_SLOTS}, not {self.slots}.")
+        if self.levels is not None and not 1 <= self.levels <= MAX_LEVELS:
+            raise OptionError(f"The number of levels must be 1 to {MAX_LEVELS}, not {self.levels}.")
+        if self.device < 0:
+            raise OptionError(f"The index of the GPU must not be negative, but it is {self.device}.")
+        if self.host_outputs < 0:
+            raise OptionError(f"The number of output blocks must not be negative, but it is {self.host_outputs}.")
