@@ -231,7 +231,8 @@ def _paste(canvas: Array, pixels: Array, corner: tuple[float, float], angle: flo
         return
     middle = np.array([pixels.shape[1] - 1, pixels.shape[0] - 1]) / 2
     place = cv2.getRotationMatrix2D((float(middle[0]), float(middle[1])), angle, 1 / OVERSAMPLING)
-    place[:, 2] += np.array([corner[0] - x0 + (width - 1) / 2, corner[1] - y0 + (height - 1) / 2]) - middle
+    centre = np.array([corner[0] - x0 + (width - 1) / 2, corner[1] - y0 + (height - 1) / 2])
+    place[:, 2] = place[:, 2] + centre - middle
     placed = cv2.warpAffine(pixels, place, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR)
     window = canvas[y0:y1, x0:x1]
     window[:] = window * (1 - placed[..., 3:]) + placed[..., :3]
