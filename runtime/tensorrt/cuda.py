@@ -32,7 +32,7 @@ log = logging.getLogger("vtsr")
 STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream of others
 EVENT_BLOCKING_SYNC, EVENT_DISABLE_TIMING = 1, 2  # CU_EVENT_*
 HOST_MEMORY = 1  # CU_MEMORYTYPE_HOST
-REUSE_PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: page-locked for all contexts
+PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: page-locked for all contexts
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 _contexts: dict[int, Any] = {}
@@ -126,7 +126,7 @@ class PageLocked:
     def __init__(self, cuda: Any, context: Any, nbytes: int) -> None:
         self._context = context
         self._process = os.getpid()
-        self._pinned = cuda.pagelocked_empty((max(nbytes, 1),), np.uint8, mem_flags=REUSE_PORTABLE)
+        self._pinned = cuda.pagelocked_empty((max(nbytes, 1),), np.uint8, mem_flags=PORTABLE)
         self.array = self._pinned[:nbytes]
 
     def __del__(self) -> None:
