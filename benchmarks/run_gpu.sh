@@ -17,3 +17,6 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 
 "$python" benchmarks/build_engines.py "$@"
 "$python" -m pytest -m gpu tests
+
+# Throughput and latency of the runtime; RANGES adds INT8.
+PYTHON="$python" benchmarks/run_gpu_runtime.sh

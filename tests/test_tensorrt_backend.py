@@ -28,10 +28,12 @@ from software_cuda import (
 )
 
 from vtsr import DeviceError, InputError, ModelError, OptionError, Upconverter
+from vtsr.runtime.engines.recipe import open_recipe
 from vtsr.runtime.frame import Frame, PixelFormat, Planes
 from vtsr.runtime.tensorrt import executor as executor_module
 from vtsr.runtime.tensorrt.backend import TensorRTBackend
 from vtsr.runtime.tensorrt.layout import Layout
+from vtsr.runtime.tensorrt.recipes import matching_batches, matching_engine
 from vtsr.runtime.tensorrt.schedule import Scheduler
 from vtsr.runtime.tensorrt.settings import Settings
 
@@ -570,6 +572,72 @@ def test_nv12_and_p010_give_what_planar_yuv_gives(tiny_graphs: Any, bits: int) -
         for plane, reference in zip(paired(one).planes, other.planes, strict=True):
             # One code at most: the bytes of a sample are summed in another order.
             assert np.abs(plane.astype(int) - reference).max() <= 1 << shift
+
+
+@pytest.fixture(scope="module")
+def deployment(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deployment folder for 96 x 64 pixels and two levels in fp16, as vtsr-export writes it."""
+    pytest.importorskip("onnx")
+    from vtsr.export.cli import main
+
+    out = tmp_path_factory.mktemp("deployments") / "tiny-fp16"
+    options = ["--fp16", "--size", "96x64", "--levels", "2", "--pixels", "rgb24", "--pixels", "p010le", "--onnx-only"]
+    assert main(["--model", str(tiny_model), *options, "-o", str(out)]) == 0
+    return out
+
+
+class RecipeGraphs(GraphEngines):
+    """The very graphs of a recipe's engines, chosen as the real source of engines chooses them."""
+
+    def __init__(self, recipe: Any, strong: bool) -> None:
+        super().__init__(self._graph, 1)
+        self.recipe, self.strong = recipe, strong
+
+    def batches(self, role: str, layout: Layout) -> Sequence[int]:
+        return matching_batches(self.recipe, role, layout)
+
+    def _graph(self, role: str, batch: int, layout: Layout) -> bytes:
+        entry = matching_engine(self.recipe, role, batch, layout)
+        assert entry is not None
+        graph: bytes = self.recipe.request(entry, self.strong).graph
+        return graph
+
+
+@pytest.mark.parametrize("strong", [True, False], ids=["all types stated", "fp32-typed"])
+@pytest.mark.parametrize("kind", ["rgb24", "p010le"])
+def test_what_vtsr_export_writes_is_what_the_runtime_takes(
+    deployment: Path, tiny_model: Path, kind: str, strong: bool
+) -> None:
+    """Against the fp32 model in ONNX Runtime; P010 against planar YUV of 10 bits."""
+    recipe = open_recipe(deployment)
+    format = RGB if kind == "rgb24" else PixelFormat("yuv420", 10, "bt709", False)
+    planar = pictures(format, 4, 64, 96)
+    given_pictures = planar
+    if kind == "p010le":
+        given_pictures = [
+            Planes((y << 6, np.stack([u, v], axis=-1) << 6), format)
+            for y, u, v in (picture.planes for picture in planar)
+        ]
+    backend = TensorRTBackend(SoftwareDevice(1), RecipeGraphs(recipe, strong), Settings(levels=2))
+    with Upconverter(2, backend=backend, scene_threshold=1) as up:
+        found = [frame.planes.planes[0] for frame in up.run([Frame(picture) for picture in given_pictures])]
+    with Upconverter(2, model=str(tiny_model), threads=1, precision="fp32", scene_threshold=1) as up:
+        expected = [frame.planes.planes[0] for frame in up.run([Frame(picture) for picture in planar])]
+    if kind == "p010le":
+        found = [luma >> 6 for luma in found]
+    assert len(found) == len(expected) == 16
+    largest = np.abs(np.stack(found).astype(float) - np.stack(expected)).max()
+    assert largest <= 2  # fp16 and rounding, of 256 or 1024 codes
+
+
+def test_a_size_or_format_that_was_not_exported_has_no_engines(deployment: Path) -> None:
+    recipe = open_recipe(deployment)
+    assert list(matching_batches(recipe, "step", Layout(RGB, 64, 96))) == [1, 2]
+    assert list(matching_batches(recipe, "step", Layout(RGB, 40, 70))) == [1, 2]  # the same padding
+    assert list(matching_batches(recipe, "ingest", Layout(RGB, 40, 70))) == []
+    assert list(matching_batches(recipe, "step", Layout(RGB, 64, 128))) == []
+    assert list(matching_batches(recipe, "emit", Layout(RGB, 64, 96))) == [2, 4]
+    assert list(matching_batches(recipe, "emit", Layout(PixelFormat("yuv420", 10, "bt601", False), 64, 96, True))) == []
 
 
 def test_engines_without_a_copy_of_the_last_frame_do_as_well() -> None:

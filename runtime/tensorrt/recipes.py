@@ -31,7 +31,7 @@ class RecipeEngines:
 
     def engine(self, role: str, batch: int, layout: Layout) -> Any:
         """Raises `ModelError` saying how to export the model if the recipe has no such engine."""
-        entry = next((e for e in self._recipe.engines if batch in _batches(e, role, layout)), None)
+        entry = matching_engine(self._recipe, role, batch, layout)
         if entry is None:
             raise ModelError(
                 f"The model {self.name} was not exported for {layout.name} and batches of {batch}; run vtsr-export "
@@ -48,6 +48,11 @@ class RecipeEngines:
 def matching_batches(recipe: Recipe, role: str, layout: Layout) -> list[int]:
     """Batch sizes the engines of a recipe offer for pictures of ``layout``."""
     return [batch for engine in recipe.engines for batch in _batches(engine, role, layout)]
+
+
+def matching_engine(recipe: Recipe, role: str, batch: int, layout: Layout) -> RecipeEngine | None:
+    """The engine of a recipe for a batch of pictures of ``layout``; None if there is none."""
+    return next((engine for engine in recipe.engines if batch in _batches(engine, role, layout)), None)
 
 
 def _batches(engine: RecipeEngine, role: str, layout: Layout) -> list[int]:
