@@ -232,7 +232,7 @@ def agreement(open_backend: Open, settings: Settings, images: Sequence[Image], m
 
 def measure(
     open_backend: Open, levels: int, images: Sequence[Image], *, count: int, device: int = 0, switches: bool = False,
-    rates: Sequence[float] = (30, 60),
+    rates: Sequence[float] = (30, 60), seconds: float = 10,
 ) -> dict[str, Any]:  # fmt: skip
     """All figures of one engine set and size."""
     from vtsr.runtime.tensorrt.layout import Layout
@@ -248,7 +248,7 @@ def measure(
         "throughput": reached,
         "efficiency": max(busy.values()) / reached["ms_per_frame"],
         "efficiency_predicted": predicted_efficiency(settings, durations, reached["push_ms"], layout),
-        "latency": {f"{rate:g} fps": latency(open_backend, settings, images, rate, int(10 * rate)) for rate in rates},
+        "latency": {f"{rate:g} fps": latency(open_backend, settings, images, rate, int(seconds * rate)) for rate in rates},
     }
     if switches:
         report["switches"] = {

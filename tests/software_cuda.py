@@ -535,6 +535,9 @@ class BlendEngines:
     def batches(self, role: str, layout: Layout) -> Sequence[int]:
         return self._batches[role] if layout.format.sampling == "rgb" and layout.format.bits == 8 else []
 
+    def close(self) -> None:
+        pass
+
     def engine(self, role: str, batch: int, layout: Layout) -> Engine:
         if batch not in self.batches(role, layout):
             raise ModelError(f"There is no {role} engine for {layout.name}.")
@@ -596,6 +599,9 @@ class GraphEngines:
 
     def batches(self, role: str, layout: Layout) -> Sequence[int]:
         return self._batches[role]
+
+    def close(self) -> None:
+        pass
 
     def engine(self, role: str, batch: int, layout: Layout) -> Engine:
         import onnxruntime

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,6 +32,7 @@ from software_cuda import (
 from vtsr import DeviceError, InputError, ModelError, OptionError, Upconverter
 from vtsr.runtime.engines.recipe import open_recipe
 from vtsr.runtime.frame import Frame, PixelFormat, Planes
+from vtsr.runtime.job import Job
 from vtsr.runtime.tensorrt import executor as executor_module
 from vtsr.runtime.tensorrt.backend import TensorRTBackend
 from vtsr.runtime.tensorrt.layout import Layout
@@ -184,6 +187,28 @@ def test_threads_may_push_and_read_at_the_same_time() -> None:
         thread.join(60)
     up.close()
     assert same(found, blend_stream(images, 2))
+
+
+def test_a_whole_job_writes_the_same_frames() -> None:
+    """Decoder, network and encoder in threads of their own, results waited for by the encoder."""
+    images = clip(20)
+    written: list[Image] = []
+
+    class Sink:
+        def write(self, frame: Frame) -> None:
+            written.append(frame.image.copy())
+
+        def finish(self) -> None:
+            pass
+
+        def abandon(self, keep: bool = False) -> None:
+            pass
+
+    device = SoftwareDevice(5, pace="lazy")
+    with Upconverter(2, backend=opened(2, device), scene_threshold=1) as up:
+        result = Job(wrapped(images), up, Sink(), parts=4).run()
+    assert (result.frames_in, result.frames_out) == (20, 80)
+    assert same(written, blend_stream(images, 2))
 
 
 # How it is done
@@ -370,6 +395,45 @@ def test_pictures_unread_at_the_close_are_there_afterwards() -> None:
     with Upconverter(1, backend=opened(1, device), scene_threshold=1) as up:
         outputs = [output for frame in wrapped(images) for output in up.push(frame)]
     assert same(images_of(outputs), blend_stream(images, 1)[:4])
+
+
+EXIT_PROGRAM = """
+import sys, weakref
+sys.path.insert(0, sys.argv[1])
+
+class Other: pass
+other = Other()
+weakref.finalize(other, print, "another library's finalizer")   # registers weakref's own exit function early
+
+from unittest import mock
+from software_cuda import BlendEngines, SoftwareDevice
+from test_tensorrt_backend import clip
+from vtsr import Upconverter
+from vtsr.runtime.tensorrt.backend import TensorRTBackend
+from vtsr.runtime.tensorrt.cuda import primary_context_of
+
+cuda = mock.MagicMock()
+context = primary_context_of(cuda, 0)
+assert primary_context_of(cuda, 0) is context and cuda.Device.return_value.retain_primary_context.call_count == 1
+context.detach.side_effect = lambda: print("context released", context.push.call_count)
+
+class Device(SoftwareDevice):
+    def close(self):
+        print("device closed", self.left_behind)
+
+up = Upconverter(1, backend=TensorRTBackend(Device(), BlendEngines(1)), scene_threshold=1)
+kept = [f for image in clip(3) for f in up.push(image)]
+"""
+
+
+def test_at_the_end_of_the_interpreter_backends_are_closed_before_the_context_goes() -> None:
+    """Left open, and with results still held."""
+    arguments = [sys.executable, "-c", EXIT_PROGRAM, str(Path(__file__).parent)]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    said = done.stdout.splitlines()
+    assert said[:2] == ["device closed {'memory': 0, 'streams': 0}", "context released 1"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

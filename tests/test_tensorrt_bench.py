@@ -65,13 +65,13 @@ def test_operations_are_timed_one_by_one_and_make_up_the_bound(bench: Any, level
 
 def test_a_whole_measurement_has_every_figure(bench: Any) -> None:
     images = bench.moving_clip(6, 34, 20)
-    report = bench.measure(opener(1), 1, images, count=20, switches=True, rates=(200,))
+    report = bench.measure(opener(1), 1, images, count=20, switches=True, rates=(200,), seconds=0.5)
     assert set(report["switches"]) == set(bench.SWITCHES)
     assert report["throughput"]["fps_out"] == pytest.approx(2 * report["throughput"]["fps_in"])
     assert 0 < report["efficiency_predicted"] <= 1
     late = report["latency"]["200 fps"]
     assert 0 < late["p50_ms"] <= late["p95_ms"] <= late["p99_ms"] <= late["max_ms"]
-    assert late["frames"] == 2000
+    assert late["frames"] == 100
 
 
 def test_psnr_and_repeatability(bench: Any) -> None:

@@ -50,7 +50,7 @@ class TensorRTBackend:
         self._failure: str | None = None
         self._around: Callable[[str, Any], None] | None = None
         # Also at the exit of the interpreter, while CUDA is still there.
-        self._finalizer = weakref.finalize(self, _release, device, state := _State(), self._process, self._lock)
+        self._finalizer = weakref.finalize(self, _release, device, source, state := _State(), self._process, self._lock)
         self._state = state
 
     @classmethod
@@ -301,7 +301,7 @@ class _State:
     session: Session | None = None
 
 
-def _release(device: Device, state: _State, process: int, lock: threading.RLock) -> None:
+def _release(device: Device, source: EngineSource, state: _State, process: int, lock: threading.RLock) -> None:
     if os.getpid() != process:
         return  # after a fork there is nothing here that could be freed
     with lock:
@@ -310,6 +310,7 @@ def _release(device: Device, state: _State, process: int, lock: threading.RLock)
                 if state.session is not None:
                     session, state.session = state.session, None
                     session.close()
+                source.close()
         finally:
             device.close()
 

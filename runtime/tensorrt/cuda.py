@@ -7,10 +7,10 @@ used here against the real packages.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -35,7 +35,13 @@ HOST_MEMORY = 1  # CU_MEMORYTYPE_HOST
 PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: page-locked for all contexts
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-_contexts: dict[int, Any] = {}
+
+
+class _Contexts(dict[int, Any]):
+    """Primary contexts by device; a class of its own because a plain dict cannot have a finalizer."""
+
+
+_contexts = _Contexts()
 _contexts_lock = threading.Lock()
 
 
@@ -60,7 +66,8 @@ def primary_context_of(cuda: Any, device: int) -> Any:
     with _contexts_lock:
         if device not in _contexts:
             if not _contexts:
-                atexit.register(_release_contexts, os.getpid())
+                # At exit finalizers run latest first: backends, which are made later, are closed before this.
+                weakref.finalize(_contexts, _release_contexts, os.getpid())
             _contexts[device] = cuda.Device(device).retain_primary_context()
         return _contexts[device]
 

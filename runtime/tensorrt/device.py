@@ -122,3 +122,6 @@ class EngineSource(Protocol):
 
     def engine(self, role: str, batch: int, layout: Layout) -> Any:
         """The engine, loaded. Raises `ModelError` if there is none and it cannot be made."""
+
+    def close(self) -> None:
+        """Lets go of loaded engines."""

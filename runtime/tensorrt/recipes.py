@@ -44,6 +44,9 @@ class RecipeEngines:
             self._loaded[entry.name] = obtain_engine(request, self._cache, platform, import_pycuda())[0]
         return self._loaded[entry.name]
 
+    def close(self) -> None:
+        self._loaded.clear()
+
 
 def matching_batches(recipe: Recipe, role: str, layout: Layout) -> list[int]:
     """Batch sizes the engines of a recipe offer for pictures of ``layout``."""
