@@ -248,7 +248,9 @@ def measure(
         "throughput": reached,
         "efficiency": max(busy.values()) / reached["ms_per_frame"],
         "efficiency_predicted": predicted_efficiency(settings, durations, reached["push_ms"], layout),
-        "latency": {f"{rate:g} fps": latency(open_backend, settings, images, rate, int(seconds * rate)) for rate in rates},
+        "latency": {
+            f"{rate:g} fps": latency(open_backend, settings, images, rate, int(seconds * rate)) for rate in rates
+        },
     }
     if switches:
         report["switches"] = {

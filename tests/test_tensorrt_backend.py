@@ -30,13 +30,14 @@ from software_cuda import (
 )
 
 from vtsr import DeviceError, InputError, ModelError, OptionError, Upconverter
+from vtsr.runtime.engines.cache import EngineCache
 from vtsr.runtime.engines.recipe import open_recipe
 from vtsr.runtime.frame import Frame, PixelFormat, Planes
 from vtsr.runtime.job import Job
 from vtsr.runtime.tensorrt import executor as executor_module
 from vtsr.runtime.tensorrt.backend import TensorRTBackend
 from vtsr.runtime.tensorrt.layout import Layout
-from vtsr.runtime.tensorrt.recipes import matching_batches, matching_engine
+from vtsr.runtime.tensorrt.recipes import RecipeEngines, matching_batches, matching_engine
 from vtsr.runtime.tensorrt.schedule import Scheduler
 from vtsr.runtime.tensorrt.settings import Settings
 
@@ -702,6 +703,18 @@ def test_a_size_or_format_that_was_not_exported_has_no_engines(deployment: Path)
     assert list(matching_batches(recipe, "step", Layout(RGB, 64, 128))) == []
     assert list(matching_batches(recipe, "emit", Layout(RGB, 64, 96))) == [2, 4]
     assert list(matching_batches(recipe, "emit", Layout(PixelFormat("yuv420", 10, "bt601", False), 64, 96, True))) == []
+
+
+def test_a_missing_engine_is_answered_with_the_options_that_make_it(deployment: Path, tmp_path: Path) -> None:
+    layout = Layout(PixelFormat("yuv420", 10, "bt2020", True), 1080, 1920)
+    source = RecipeEngines(open_recipe(deployment), cache=EngineCache(tmp_path))
+    with pytest.raises(ModelError, match="no ingest engine for yuv420p10le 1920x1080") as told:
+        source.engine("ingest", 1, layout)
+    words = str(told.value).split("again with ")[1].rstrip(".").split()
+    from vtsr.export.cli import _parser
+
+    args = _parser().parse_args(words)
+    assert (args.size, args.pixels, args.matrix, args.full_range) == ([(1920, 1080)], ["yuv420p10le"], "bt2020", True)
 
 
 def test_engines_without_a_copy_of_the_last_frame_do_as_well() -> None:

@@ -10,7 +10,7 @@ from vtsr.runtime.engines.builder import has_strong_typing
 from vtsr.runtime.engines.cache import EngineCache
 from vtsr.runtime.engines.platform import find_platform, import_pycuda, import_tensorrt
 from vtsr.runtime.engines.recipe import Recipe, RecipeEngine, obtain_engine
-from vtsr.runtime.tensorrt.layout import Layout
+from vtsr.runtime.tensorrt.layout import RGB_LIKE, Layout
 
 STEP_INPUT = "v"
 
@@ -34,8 +34,8 @@ class RecipeEngines:
         entry = matching_engine(self._recipe, role, batch, layout)
         if entry is None:
             raise ModelError(
-                f"The model {self.name} was not exported for {layout.name} and batches of {batch}; run vtsr-export "
-                f"with --size {layout.width}x{layout.height} and that pixel format."
+                f"The model {self.name} has no {role} engine for {layout.name} and batches of {batch}; run vtsr-export "
+                f"again with {export_options(layout)}."
             )
         if entry.name not in self._loaded:
             strong = has_strong_typing(import_tensorrt())
@@ -46,6 +46,14 @@ class RecipeEngines:
 
     def close(self) -> None:
         self._loaded.clear()
+
+
+def export_options(layout: Layout) -> str:
+    """Options of vtsr-export that make engines for pictures of ``layout``."""
+    options = f"--size {layout.width}x{layout.height} --pixels {layout.name.split()[0]}"
+    if layout.format.sampling not in RGB_LIKE:
+        options += f" --matrix {layout.format.matrix}{' --full-range' if layout.format.full_range else ''}"
+    return options
 
 
 def matching_batches(recipe: Recipe, role: str, layout: Layout) -> list[int]:
