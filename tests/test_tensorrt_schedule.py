@@ -17,7 +17,7 @@ from vtsr.runtime.frame import PixelFormat
 from vtsr.runtime.tensorrt.flow import Flow, Run, pieces
 from vtsr.runtime.tensorrt.layout import Layout
 from vtsr.runtime.tensorrt.planning import plan_stream
-from vtsr.runtime.tensorrt.schedule import HOST, Operation, Ring
+from vtsr.runtime.tensorrt.schedule import HOST, Block, Operation, Ring, Scheduler
 from vtsr.runtime.tensorrt.settings import Settings
 from vtsr.runtime.tensorrt.timeline import Span, efficiency, engine_of, timeline
 
@@ -101,6 +101,22 @@ def test_no_timing_makes_operations_collide(plan: Plan, seed: int) -> None:
         issue = rng.choice([0.0, 1e-3, 1.0])
         spans = timeline(operations, lambda o, t=times: t[id(o)], issue=issue, engines=rng.random() < 0.3)
         assert not list(violations(spans))
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(seed=st.integers(0, 1 << 30))
+def test_any_operations_on_any_blocks_are_kept_in_order(seed: int) -> None:
+    """Not only those a recursion issues: blocks written twice unread, read by several streams, and by the host."""
+    rng = random.Random(seed)
+    operations: list[Operation] = []
+    scheduler = Scheduler(operations.append)
+    blocks = [Block("any", index, 1) for index in range(4)]
+    for _ in range(40):
+        reads, writes = (rng.sample(blocks, rng.randrange(3)) for _ in range(2))
+        scheduler.add("any", rng.choice(["a", "b", "c", HOST]), reads, writes)
+    for _ in range(3):
+        times = {id(o): 10 ** rng.uniform(-3, 3) for o in operations}
+        assert not list(violations(timeline(operations, lambda o, t=times: t[id(o)], engines=False)))
 
 
 @settings(max_examples=150, deadline=None, database=None)
