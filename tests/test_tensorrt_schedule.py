@@ -254,6 +254,23 @@ def test_more_slots_never_cost_throughput(times: tuple[float, float, float], lev
     assert all(fewer <= more + 1e-6 for fewer, more in pairwise(by_slots))
 
 
+@pytest.mark.parametrize("levels", [2, 3])
+def test_levels_that_the_gpu_can_run_at_the_same_time_need_three_slots(levels: int) -> None:
+    """A level's frames are read by its next level's calls for two input frames."""
+
+    def per_frame(slots: int) -> float:
+        operations, _ = issued(Plan(levels, slots, scenes=(100,), behind=3))
+        costs = {HOST: 0.0, "ingest": 0.1, "emit": 0.1}
+        spans = timeline(operations, lambda o: costs.get(o.mark.stream, costs.get(o.kind, 1.0)), engines=False)
+        return max(span.end for span in spans) / 100
+
+    one, two, three, four = (per_frame(slots) for slots in (1, 2, 3, 4))
+    assert one == pytest.approx(two, rel=0.05)
+    assert two > 2.0  # two levels in turn
+    assert three < 1.5  # at the same time
+    assert three == pytest.approx(four, rel=0.05)
+
+
 def test_reading_each_result_at_once_is_the_price_of_latency() -> None:
     times = (1.0, 1.0, 1.0)
     assert predicted(times, 2, behind=0) < 0.6 * predicted(times, 2, behind=3)
