@@ -44,7 +44,7 @@ def parser() -> Parser:
         "-l", "--levels", type=int, default=3, metavar="N",
         help=f"recursion levels to run, 1 to {MAX_LEVELS} (default: 3)",
     )  # fmt: skip
-    options.add_argument("--method", choices=METHODS, help="how ranges are found (default: mse)")
+    options.add_argument("--method", choices=METHODS, help="how ranges are found (default: percentile)")
     options.add_argument("--percentile", type=float, metavar="P", help="share of values kept by --method percentile")
     options.add_argument("--frames", type=int, default=48, metavar="N", help="frames to run, in all (default: 48)")
     options.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of frames (default: 0)")

@@ -25,7 +25,7 @@ from vtsr.errors import InputError, ModelError, OptionError, OutputError
 
 FORMAT = "vtsr-ranges-1"
 METHODS = ("minmax", "percentile", "entropy", "mse")
-DEFAULT_METHOD = "mse"
+DEFAULT_METHOD = "percentile"
 BINS = 2048
 CODES = 127  # largest code of symmetric int8; -128 is not used
 DEFAULT_PERCENTILE = 99.999

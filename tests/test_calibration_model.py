@@ -390,6 +390,16 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert not (tmp_path / "ranges.json").exists() or "--gate" in arguments
 
 
+def test_the_guide_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    words = {word.strip(",[]") for word in capsys.readouterr().out.split()}
+    options = {word for word in words if word.startswith("--")} - {"--help", "--version"}
+    guide = (Path(__file__).parent.parent / "docs" / "int8.md").read_text()
+    assert {"--sensitivity", "--gate", "--install"} <= options
+    assert [option for option in sorted(options) if option not in guide] == []
+
+
 def test_a_clip_without_frames_is_named() -> None:
     with pytest.raises(InputError, match="'none' has no frames"):
         list(runs_of([Clip("none", lambda: iter(()))], 4))
