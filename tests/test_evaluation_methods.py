@@ -164,7 +164,8 @@ def test_a_shipped_model_gives_at_each_level_what_the_upconverter_gives() -> Non
 
     done = run(Model("default", backend="onnxruntime", threads=1), INPUTS[:3], 2)
     for level in (1, 2):
-        with Upconverter(level, backend="onnxruntime", threads=1, scene_threshold=1) as upconverter:
+        options = {"backend": "onnxruntime", "precision": "fp32", "threads": 1, "scene_threshold": 1}
+        with Upconverter(level, **options) as upconverter:
             expected = np.stack([frame.image for frame in upconverter.run(INPUTS[:3])])
         assert np.array_equal(np.concatenate([outputs[2**level] for outputs in done]), expected)
 
