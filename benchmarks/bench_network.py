@@ -26,12 +26,15 @@ WIDTH, HEIGHT = 448, 256
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_step_in_onnx_runtime_against_pytorch_eager(benchmark: Any, layout: str, batch: int) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_step_in_onnx_runtime_against_pytorch_eager(
+    benchmark: Any, precision: str, batch: int, layout: str
+) -> None:
     from vtsr.export.step import Step
     from vtsr.training.network import build_network
 
     model = open_model("default")
-    backend = OnnxBackend(model, threads=torch.get_num_threads())
+    backend = OnnxBackend(model, threads=torch.get_num_threads(), precision=precision)
     step = Step(build_network(model.facts["facts"]["preset"])).eval()
     memory_format = getattr(torch, f"{layout}_format" if layout == "contiguous" else layout)
     step = step.to(memory_format=memory_format)
@@ -47,10 +50,10 @@ def test_step_in_onnx_runtime_against_pytorch_eager(benchmark: Any, layout: str,
 
     result = paired(eager, lambda: backend.step(u, a_u, v))
     benchmark.extra_info.update(
-        size=f"{WIDTH}x{HEIGHT}", threads=torch.get_num_threads(), pytorch=torch.__version__, **result
+        size=f"{WIDTH}x{HEIGHT}", precision=precision, threads=torch.get_num_threads(), pytorch=torch.__version__, **result
     )
     benchmark.pedantic(lambda: backend.step(u, a_u, v), rounds=5, warmup_rounds=1)
     print(
-        f"\n{WIDTH}x{HEIGHT}, batch {batch}: ONNX Runtime {1e3 * result['work_s']:.1f} ms, "
+        f"\n{WIDTH}x{HEIGHT}, batch {batch}: ONNX Runtime {precision} {1e3 * result['work_s']:.1f} ms, "
         f"PyTorch eager ({layout}) {1e3 * result['baseline_s']:.1f} ms, ratio {result['ratio']:.2f}"
     )
