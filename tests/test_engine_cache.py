@@ -7,33 +7,17 @@ import json
 import multiprocessing
 import os
 import re
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_workers import PLAN, PLATFORM, contend, die_while_building, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vtsr.errors import ModelError, OptionError, VtsrError
 from vtsr.runtime.engines.cache import Built, EngineCache, cache_folder
 from vtsr.runtime.engines.request import BuildSettings, EngineRequest, key_of
-
-PLATFORM = {"TensorRT": "10.16.1", "GPU": "NVIDIA H200", "compute capability": "9.0", "driver": "580.95.05"}
-PLAN = bytes(range(256)) * 8
-
-
-def request(**changes: Any) -> EngineRequest:
-    shape = (1, 3, 32, 64)
-    fields: dict[str, Any] = {
-        "name": "default-fp16-step-64x32-b1",
-        "graph": b"onnx",
-        "precision": "fp16",
-        "strongly_typed": True,
-        "profile": {"u": (shape, shape, shape)},
-    }
-    return EngineRequest(**{**fields, **changes})
 
 
 class Workshop:
@@ -357,26 +341,10 @@ def test_without_a_platform_prune_keeps_engines_of_all_machines(workshop: Worksh
     assert len(workshop.cache.entries()) == 2
 
 
-def _contend(folder: str, log: str, start: Any) -> None:
-    """One of several processes that want the same engine at once."""
-
-    def build() -> Built:
-        with open(log, "a") as file:
-            file.write(f"{os.getpid()}\n")
-        time.sleep(0.3)
-        return Built(PLAN, {})
-
-    start.wait()
-    cache = EngineCache(folder, lambda line: None)
-    plan, _ = cache.get(request(), PLATFORM, bytes, build)
-    if plan != PLAN:
-        sys.exit(1)
-
-
 def test_processes_that_want_one_engine_at_once_build_it_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     log, start = tmp_path / "builds", context.Event()
-    workers = [context.Process(target=_contend, args=(str(tmp_path), str(log), start)) for _ in range(3)]
+    workers = [context.Process(target=contend, args=(str(tmp_path), str(log), start)) for _ in range(3)]
     for worker in workers:
         worker.start()
     start.set()
@@ -386,15 +354,8 @@ def test_processes_that_want_one_engine_at_once_build_it_once(tmp_path: Path) ->
     assert len(log.read_text().splitlines()) == 1
 
 
-def _die_while_building(folder: str) -> None:
-    def build() -> Built:
-        os._exit(9)
-
-    EngineCache(folder, lambda line: None).get(request(), PLATFORM, bytes, build)
-
-
 def test_a_process_killed_while_building_leaves_no_lock_and_no_engine(workshop: Workshop, tmp_path: Path) -> None:
-    worker = multiprocessing.get_context("spawn").Process(target=_die_while_building, args=(str(tmp_path),))
+    worker = multiprocessing.get_context("spawn").Process(target=die_while_building, args=(str(tmp_path),))
     worker.start()
     worker.join(60)
     assert worker.exitcode == 9

@@ -127,8 +127,9 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_log(cache: Path, tmp_path:
 
 def test_two_processes_do_what_one_does_with_the_joint_batch(cache: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    fresh = build_network("dense-tiny")  # with a head that is not zero: its gradients are not mere rounding
-    torch.nn.init.normal_(fresh.head.weight, 0, 0.03)
+    fresh = build_network("dense-tiny")  # with heads that are not zero: the gradients are not mere rounding
+    for head in (fresh.head, fresh.detail_head):
+        torch.nn.init.normal_(head.weight, 0, 0.03)
     save_network(tmp_path / "fresh.safetensors", fresh, "dense-tiny", {})
     options = {"steps": 4, "validate_every": 2, "scheme": "reconstruction", "init": tmp_path / "fresh.safetensors"}
     assert main(arguments(tmp_path / "one", cache, **options)) == 0
