@@ -50,7 +50,7 @@ def test_step_in_onnx_runtime_against_pytorch_eager(
 
     result = paired(eager, lambda: backend.step(u, a_u, v))
     benchmark.extra_info.update(
-        size=f"{WIDTH}x{HEIGHT}", precision=precision, threads=torch.get_num_threads(), pytorch=torch.__version__, **result
+        size=f"{WIDTH}x{HEIGHT}", precision=precision, threads=torch.get_num_threads(), **result
     )
     benchmark.pedantic(lambda: backend.step(u, a_u, v), rounds=5, warmup_rounds=1)
     print(
