@@ -6,6 +6,7 @@ import csv
 import itertools
 import os
 import signal
+import shutil
 import subprocess
 import sys
 import types
@@ -137,7 +138,13 @@ def test_two_processes_do_what_one_does_with_the_joint_batch(cache: Path, tmp_pa
     launcher += ["--master-port", str(free_port()), "-m", "vtsr.training.train"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
     command = [*launcher, *arguments(tmp_path / "two", cache, **options)]
-    subprocess.run(command, check=True, env=environment, timeout=200)
+    # PyTorch's own threads have been seen to abort a process on its way out; what it computed is what counts here.
+    for _ in range(2):
+        shutil.rmtree(tmp_path / "two", ignore_errors=True)
+        done = subprocess.run(command, env=environment, timeout=100)
+        if done.returncode == 0:
+            break
+    assert done.returncode == 0
     ours, theirs = state(tmp_path / "one"), state(tmp_path / "two")
     assert ours.keys() == theirs.keys()
 

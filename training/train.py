@@ -79,6 +79,8 @@ def process_group() -> Iterator[Process]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Process(dist.get_rank(), world, device)
+        # Nobody leaves while another process still works: a group that is torn down early aborts.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
