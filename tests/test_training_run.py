@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import itertools
 import os
-import signal
 import shutil
+import signal
 import subprocess
 import sys
 import types
