@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vtsr.errors import MissingExtraError, ModelError
+from vtsr.training.mobilenet import IMAGENET_MEAN, IMAGENET_STD
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 # Convolutions of VGG16 up to conv4_3: output channels, "M" is a 2x2 max pool (Simonyan & Zisserman 2015).
 VGG16_TO_CONV4_3: tuple[int | str, ...] = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def l1(estimate: Tensor, target: Tensor) -> Tensor:
