@@ -51,21 +51,40 @@ class Recursion:
     def __init__(self, backend: Backend, levels: int) -> None:
         if not 1 <= levels <= MAX_LEVELS:
             raise OptionError(f"The number of levels must be 1 to {MAX_LEVELS}, not {levels}.")
-        self.levels = [Level(backend) for _ in range(levels)]
+        self._backend = backend
+        self._active = levels
+        self.levels = [Level(backend) for _ in range(levels)]  # the active ones first
 
     def push(self, frames: Tensor) -> list[Tensor]:
         """Takes the next frames; returns what the last level gives out, in order of time."""
-        return _through(self.levels, [frames])
+        return _through(self.levels[: self._active], [frames])
 
     def flush(self) -> list[Tensor]:
         """Ends the stream and returns the remaining frames; the next push begins a new stream."""
-        outputs: list[Tensor] = []
-        for level in self.levels:
-            outputs = _through([level], outputs)
-            last = level.flush()
-            if last is not None:
-                outputs.append(last)
+        return _flushed(self.levels[: self._active])
+
+    def change(self, levels: int) -> list[Tensor]:
+        """Goes on with another number of levels, 0 included, and returns what has to come out before that.
+
+        Levels that go are flushed, the others keep their state: the stream goes on where they are.
+        """
+        if not 0 <= levels <= MAX_LEVELS:
+            raise OptionError(f"The number of levels must be 0 to {MAX_LEVELS}, not {levels}.")
+        outputs = _flushed(self.levels[levels : self._active])
+        while len(self.levels) < levels:
+            self.levels.append(Level(self._backend))
+        self._active = levels
         return outputs
+
+
+def _flushed(levels: Iterable[Level]) -> list[Tensor]:
+    outputs: list[Tensor] = []
+    for level in levels:
+        outputs = _through([level], outputs)
+        last = level.flush()
+        if last is not None:
+            outputs.append(last)
+    return outputs
 
 
 def _through(levels: Iterable[Level], tensors: list[Tensor]) -> list[Tensor]:

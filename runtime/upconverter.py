@@ -72,7 +72,7 @@ class Upconverter:
         self._detector = SceneCutDetector(scene_threshold)
         self._frame_time = 1 / Fraction(frame_rate)
         self._pending: deque[Frame] = deque()  # input frames that have not all come out yet
-        self._emitted = 0  # outputs of the oldest pending frame that have come out
+        self._done = Fraction(0)  # share of the oldest pending frame that has come out
         self._shape: tuple[PixelFormat, int, int] | None = None
         self._count = 0
         self._ingest_seconds = self._emit_seconds = self._cut_seconds = 0.0
@@ -122,6 +122,16 @@ class Upconverter:
         self._detector = SceneCutDetector(self._detector.threshold)
         return outputs
 
+    def change_levels(self, levels: int) -> list[Frame]:
+        """Goes on with another number of levels, 0 to 4, and returns the outputs that come before the change.
+
+        Levels that go are flushed and the others keep their state, so that no frame is lost and no pair broken; the
+        change may fall inside a frame, whose parts then differ in duration. 0 hands frames on untouched, at once.
+        """
+        outputs = self._complete(self._recursion.change(levels))
+        self.levels = levels
+        return outputs
+
     def run(self, frames: Iterable[Frame | Image], chunk: int = 1) -> Iterator[Frame]:
         """Upconverts a whole stream, ``chunk`` input frames at a time; the result is the same for any chunk."""
         if chunk < 1:
@@ -161,6 +171,9 @@ class Upconverter:
     def _process(self, batch: list[Planes]) -> list[Frame]:
         if not batch:
             return []
+        if self.levels == 0:
+            outputs, self._pending = list(self._pending), deque()
+            return outputs
         began = time.perf_counter()
         tensor = self._backend.ingest(batch)
         self._ingest_seconds += time.perf_counter() - began
@@ -172,7 +185,7 @@ class Upconverter:
     def _complete(self, tensors: list[Tensor]) -> list[Frame]:
         """Stored pictures of finished tensors, with their times."""
         outputs = []
-        parts = 2**self.levels
+        part = Fraction(1, 2**self.levels)  # of the duration of an input frame
         for tensor in tensors:
             assert self._shape is not None
             began = time.perf_counter()
@@ -180,13 +193,13 @@ class Upconverter:
             self._emit_seconds += time.perf_counter() - began
             for picture in pictures:
                 source = self._pending[0]
-                length = source.duration / parts
-                start = source.pts + self._emitted * length
                 # Frames come out as they came in: a bare array for a bare array.
                 kept = picture if isinstance(source.picture, Planes) else picture.planes[0]
-                outputs.append(Frame(kept, start, length, source.source_index, self._emitted))
-                self._emitted += 1
-                if self._emitted == parts:
-                    self._emitted = 0
+                start = source.pts + self._done * source.duration
+                phase = int(self._done / part)
+                outputs.append(Frame(kept, start, part * source.duration, source.source_index, phase))
+                self._done += part
+                if self._done == 1:
+                    self._done = Fraction(0)
                     self._pending.popleft()
         return outputs
