@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from media import Command, mux_audio, picture, read_audio, read_planes, read_times, sine, to_av, write_clip
 
-from vtsr.runtime.video.streams import ATTACHED_PIC, is_cover
+from vtsr.runtime.video.streams import ATTACHED_PIC, is_cover, side_data
 from vtsr.runtime.video.writer import CAN_NOTE_ROTATION
 
 SUBTITLES = b"1\n00:00:00,200 --> 00:00:00,600\nfirst\n\n2\n00:00:00,800 --> 00:00:01,000\nsecond\n\n"
@@ -219,7 +219,7 @@ def rotated(path: Path, degrees: int, hflip: bool = False) -> Path:
 def matrix(path: Path) -> list[bytes]:
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
-        return [bytes(item) for item in frame.side_data if item.type.name == "DISPLAYMATRIX"]
+        return [data for name, data in side_data(frame).items() if name == "DISPLAYMATRIX"]
 
 
 @needs_rotation
@@ -291,7 +291,7 @@ def light(path: Path) -> dict[str, bytes]:
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
         wanted = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
-        return {item.type.name: bytes(item) for item in frame.side_data if item.type.name in wanted}
+        return {name: data for name, data in side_data(frame).items() if name in wanted}
 
 
 def rationals(data: bytes) -> list[float]:

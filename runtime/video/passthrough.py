@@ -12,6 +12,7 @@ from typing import Any
 import av
 import av.error
 
+from vtsr.runtime.video.containers import open_container
 from vtsr.runtime.video.facts import Timeline
 from vtsr.runtime.video.streams import disposition, is_cover
 from vtsr.runtime.video.stretch import AudioStretch
@@ -64,7 +65,8 @@ class Passthrough:
         self.notes: list[str] = []
         self._timeline = timeline
         self._audio = audio
-        self._container = av.open(f"file:{path}", metadata_errors="replace")
+        self._path = path
+        self._container = open_container(path)
         self._video_index = video_index
         self._copies: dict[int, Any] = {}
         self._stretches: dict[int, AudioStretch] = {}
@@ -121,7 +123,7 @@ class Passthrough:
     def _attach_cover(self, output: Any, stream: Any) -> None:
         # Matroska keeps covers as attachments, by these names.
         kind = "png" if stream.codec_context.name == "png" else "jpeg"
-        with av.open(self._container.name) as container:
+        with open_container(self._path) as container:
             packet = next(container.demux(container.streams[stream.index]))
             output.add_attachment(f"cover.{kind.replace('jpeg', 'jpg')}", f"image/{kind}", bytes(packet))
 

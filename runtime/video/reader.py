@@ -17,10 +17,11 @@ import av.error
 from vtsr.errors import InputError
 from vtsr.runtime.frame import Frame, Planes
 from vtsr.runtime.video.colour import ALIASES, UNSPECIFIED, ColourTags, has_alpha, pixel_format, pixel_name
+from vtsr.runtime.video.containers import open_container
 from vtsr.runtime.video.facts import Timeline, VideoFacts
 from vtsr.runtime.video.hdr import hdr_of
 from vtsr.runtime.video.pictures import Converter, planes_of
-from vtsr.runtime.video.streams import is_cover
+from vtsr.runtime.video.streams import is_cover, side_data
 
 DEFAULT_RATE = Fraction(25)  # frames per second, where a stream says nothing at all
 CONTAINER_TICK = Fraction(1, 1_000_000)  # AV_TIME_BASE
@@ -158,7 +159,7 @@ class VideoReader:
             tags=tags,
             sample_aspect_ratio=_aspect(stream.sample_aspect_ratio),
             display_matrix=_display_matrix(frame),
-            hdr=hdr_of(_side_data(frame)),
+            hdr=hdr_of(side_data(frame)),
             metadata=dict(self._container.metadata),
             stream_metadata=dict(stream.metadata),
         )
@@ -336,11 +337,9 @@ def _open(file: str | Path | BinaryIO, format: str | None, options: dict[str, st
     name = str(file) if isinstance(file, str | Path) else "the input"
     if isinstance(file, str | Path):
         check_readable(Path(file))
-        # "file:" keeps names such as "a:b.mp4" from being read as a protocol.
-        file = f"file:{file}"
     try:
-        container = av.open(file, mode="r", format=format, options=options, metadata_errors="replace")
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+        container = open_container(file, format=format, options=options)
+    except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
         raise InputError(
             f"{name} is not a video that can be read ({_reason(error)}); give a video file, a folder of "
             "images or a pattern such as frames/%05d.png."
@@ -410,12 +409,8 @@ def _tags(frame: av.VideoFrame, context: Any) -> ColourTags:
     )
 
 
-def _side_data(frame: av.VideoFrame) -> dict[str, bytes]:
-    return {item.type.name: bytes(item) for item in frame.side_data}
-
-
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
-    data = _side_data(frame).get("DISPLAYMATRIX")
+    data = side_data(frame).get("DISPLAYMATRIX")
     if data is None or len(data) < 36:
         return None
     matrix = struct.unpack("=9i", data[:36])

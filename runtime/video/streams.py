@@ -1,4 +1,4 @@
-"""What PyAV says about streams, the same for all its versions."""
+"""What PyAV says about streams and frames, the same for all its versions."""
 
 from __future__ import annotations
 
@@ -16,3 +16,20 @@ def disposition(stream: Any) -> int:
 def is_cover(stream: Any) -> bool:
     """Whether a video stream is a still picture attached to the file."""
     return bool(disposition(stream) & ATTACHED_PIC)
+
+
+def side_data(frame: Any) -> dict[str, bytes]:
+    """What is attached to a frame, by FFmpeg's names; kinds that PyAV has no name for are left out."""
+    found: dict[str, bytes] = {}
+    try:
+        attached = frame.side_data
+    except ValueError:  # PyAV 19 names all kinds at once
+        return found
+    # Iterating gives entries before PyAV 19 and keys from there on; an index gives entries in all.
+    for index in range(len(attached)):
+        entry = attached[index]
+        try:
+            found[entry.type.name] = bytes(entry)
+        except ValueError:
+            continue
+    return found
