@@ -22,6 +22,9 @@ STALE_FILE_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands
 STALE_STREAM_TAGS = {"encoder", "rotate", "timecode", "vendor_id"}
 STALE_PREFIXES = ("duration", "bps", "number_of_frames", "number_of_bytes", "_statistics")
 
+# Containers in which audio that only fills the decoder is marked as such; FFmpeg writes Matroska's mark since 9.
+KEEP_DECODER_DELAY = {"mp4", "mov"} | ({"matroska"} if av.library_versions["libavformat"] >= (63,) else set())
+
 CHAPTER_TICK = Fraction(1, 10**9)  # seconds, Matroska's; for chapters whose times are moved
 
 # Tags that an MP4 or MOV file holds in its classic boxes; others need FFmpeg's "use_metadata_tags".
@@ -97,9 +100,8 @@ class Passthrough:
                     self._add_stretched(output, stream)
                 continue
             self._add_copy(output, stream, kind)
-        # Audio that only fills the decoder, marked so by the edit list of an MP4 file. Other containers have no
-        # such mark and would play it.
-        self._keeps_discarded = output.format.name in ("mp4", "mov")
+        # The edit list of an MP4 file marks such audio; containers without a mark would play it.
+        self._keeps_discarded = output.format.name in KEEP_DECODER_DELAY
         self._sources = sorted([*self._copies, *self._stretches])
 
     def _add_copy(self, output: Any, stream: Any, kind: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from typing import Any
 
 ATTACHED_PIC = 0x400  # AV_DISPOSITION_ATTACHED_PIC
@@ -25,11 +27,13 @@ def side_data(frame: Any) -> dict[str, bytes]:
         attached = frame.side_data
     except ValueError:  # PyAV 19 names all kinds at once
         return found
-    # Iterating gives entries before PyAV 19 and keys from there on; an index gives entries in all.
-    for index in range(len(attached)):
-        entry = attached[index]
+    # Iterating gives entries before PyAV 19 and keys from there on, and the length leaves out what is of the same
+    # kind; an index gives every entry in all versions.
+    for index in itertools.count():
         try:
+            entry = attached[index]
+        except IndexError:
+            return found
+        with contextlib.suppress(ValueError):
             found[entry.type.name] = bytes(entry)
-        except ValueError:
-            continue
     return found
