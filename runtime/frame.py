@@ -107,3 +107,29 @@ class Frame:
         if image.dtype not in (np.uint8, np.uint16):
             raise InputError(f"A frame must be of type uint8 or uint16, not {image.dtype}.")
         return Planes((image,), PixelFormat("rgb", 8 * image.dtype.itemsize))
+
+
+class PendingFrame(Frame):
+    """A frame whose picture is an RGB array that may still be computed; reading ``picture`` or ``image`` waits."""
+
+    def __init__(
+        self,
+        picture: Image | Planes,
+        pts: Fraction = Fraction(0),
+        duration: Fraction = Fraction(1),
+        source_index: int = 0,
+        phase: int = 0,
+    ) -> None:
+        # Past the frozen fields, one of which is a property here.
+        self.__dict__.update(picture=picture, pts=pts, duration=duration, source_index=source_index, phase=phase)
+
+    @property
+    def picture(self) -> Image:
+        """uint8 or uint16 array (H, W, 3)."""
+        return self.planes.planes[0]
+
+    @property
+    def planes(self) -> Planes:
+        """The picture as `Planes`, not waited for."""
+        kept = self.__dict__["picture"]
+        return kept if isinstance(kept, Planes) else Frame(kept).planes

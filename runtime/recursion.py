@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from vtsr.errors import OptionError
 from vtsr.options import MAX_LEVELS
@@ -75,6 +76,12 @@ class Recursion:
             self.levels.append(Level(self._backend))
         self._active = levels
         return outputs
+
+
+def recursion_of(backend: Backend, levels: int) -> Any:
+    """f^levels on a backend: a `Recursion`, or what the backend has of its own in its place."""
+    own = getattr(backend, "recursion", None)
+    return Recursion(backend, levels) if own is None else own(levels)
 
 
 def _flushed(levels: Iterable[Level]) -> list[Tensor]:

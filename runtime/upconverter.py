@@ -13,8 +13,8 @@ import numpy as np
 from vtsr.errors import InputError, OptionError
 from vtsr.runtime.backend import Backend, Tensor, load_backend
 from vtsr.runtime.cuts import DEFAULT_THRESHOLD, SceneCutDetector
-from vtsr.runtime.frame import Frame, Image, PixelFormat, Planes
-from vtsr.runtime.recursion import Recursion
+from vtsr.runtime.frame import Frame, Image, PendingFrame, PixelFormat, Planes
+from vtsr.runtime.recursion import recursion_of
 
 MIN_SIDE = 16  # pixels
 MAX_SIDE = 16384  # pixels; more is a damaged header rather than a video
@@ -68,7 +68,7 @@ class Upconverter:
         self.levels = levels
         self.cuts: list[int] = []  # source_index of the first frame of every scene but the first
         self._backend = load_backend(backend, model, threads, precision, levels)
-        self._recursion = Recursion(self._backend, levels)
+        self._recursion = recursion_of(self._backend, levels)
         self._detector = SceneCutDetector(scene_threshold)
         self._frame_time = 1 / Fraction(frame_rate)
         self._pending: deque[Frame] = deque()  # input frames that have not all come out yet
@@ -132,18 +132,34 @@ class Upconverter:
         self.levels = levels
         return outputs
 
-    def run(self, frames: Iterable[Frame | Image], chunk: int = 1) -> Iterator[Frame]:
-        """Upconverts a whole stream, ``chunk`` input frames at a time; the result is the same for any chunk."""
+    def run(self, frames: Iterable[Frame | Image], chunk: int = 1, behind: int = 0) -> Iterator[Frame]:
+        """Upconverts a whole stream; the result is the same for any chunk.
+
+        Parameters
+        ----------
+        chunk
+            Input frames that are taken at a time, as one batch.
+        behind
+            Chunks after which results are handed out. On a GPU reading a result waits for it; with 3 the next frames
+            are under way by then, which a file gains from and a camera does not.
+        """
         if chunk < 1:
             raise OptionError(f"The chunk must be at least one frame, not {chunk}.")
+        if behind < 0:
+            raise OptionError(f"Results cannot be handed out {-behind} chunks early; behind must be 0 or more.")
         group: list[Frame | Image] = []
+        waiting: deque[list[Frame]] = deque()
         for frame in frames:
             group.append(frame)
             if len(group) == chunk:
-                yield from self.push(*group)
+                waiting.append(self.push(*group))
                 group = []
-        yield from self.push(*group)
-        yield from self.flush()
+                if len(waiting) > behind:
+                    yield from waiting.popleft()
+        waiting.append(self.push(*group))
+        waiting.append(self.flush())
+        while waiting:
+            yield from waiting.popleft()
 
     def close(self) -> None:
         """Frees the backend; frames that were not flushed are dropped."""
@@ -193,11 +209,11 @@ class Upconverter:
             self._emit_seconds += time.perf_counter() - began
             for picture in pictures:
                 source = self._pending[0]
-                # Frames come out as they came in: a bare array for a bare array.
-                kept = picture if isinstance(source.picture, Planes) else picture.planes[0]
+                # Frames come out as they came in: a bare array for a bare array, which may not be there yet.
+                kind = Frame if isinstance(source.picture, Planes) else PendingFrame
                 start = source.pts + self._done * source.duration
                 phase = int(self._done / part)
-                outputs.append(Frame(kept, start, part * source.duration, source.source_index, phase))
+                outputs.append(kind(picture, start, part * source.duration, source.source_index, phase))
                 self._done += part
                 if self._done == 1:
                     self._done = Fraction(0)

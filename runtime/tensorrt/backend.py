@@ -17,10 +17,12 @@ from vtsr.errors import DeviceError, InputError
 from vtsr.runtime.backend import StepResult
 from vtsr.runtime.frame import PixelFormat, Planes
 from vtsr.runtime.models import ModelFolder
+from vtsr.runtime.recursion import Recursion
 from vtsr.runtime.tensorrt.arrays import DeviceArray, device_array
 from vtsr.runtime.tensorrt.device import Device, EngineSource
 from vtsr.runtime.tensorrt.executor import EventLease, Executor
-from vtsr.runtime.tensorrt.flow import Emitted, Frames, Place
+from vtsr.runtime.tensorrt.flow import Emitted, Frames, Place, Stored, StoredBatch
+from vtsr.runtime.tensorrt.lanes import LanedRecursion, recursion_of
 from vtsr.runtime.tensorrt.layout import ALIGNMENT, Layout, layout_of
 from vtsr.runtime.tensorrt.pictures import PendingPlanes, lend
 from vtsr.runtime.tensorrt.schedule import Block
@@ -115,8 +117,15 @@ class TensorRTBackend:
             memory = self._device.page_locked(int(np.prod(shape)) * dtype.itemsize)
             return lend(memory.array.view(dtype).reshape(tuple(shape)), memory)
 
-    def ingest(self, pictures: Sequence[Planes]) -> Frames:
-        """Raises `InputError` if the pictures are not of one layout."""
+    def recursion(self, levels: int) -> Recursion | LanedRecursion:
+        """A recursion for one stream of pictures, with as many lanes as the settings say."""
+        return recursion_of(self, levels, self._settings)
+
+    def ingest(self, pictures: Sequence[Planes]) -> Frames | Stored:
+        """Frames for `step`, or with several lanes what `frames` makes them of.
+
+        Raises `InputError` if the pictures are not of one layout.
+        """
         with self._use():
             arrays = [plane for picture in pictures for plane in picture.planes]
             if any(not isinstance(plane, np.ndarray) for plane in arrays):
@@ -125,12 +134,17 @@ class TensorRTBackend:
             direct = len(pictures) == 1 and all(
                 plane.flags.c_contiguous and self._device.is_page_locked(plane) for plane in arrays
             )
-            frames = session.flow.ingest(pictures, direct)
+            taken = session.flow.ingest(pictures, direct)
             if direct:
-                mark = session.flow.last_upload
+                mark = session.flow.last_read
                 assert mark is not None
                 self._hold(session, mark.event, pictures)
-            return frames
+            return taken
+
+    def frames(self, stored: Stored, lane: int) -> Frames:
+        """Float frames of stored pictures, for a lane."""
+        with self._use():
+            return self._open_session.flow.frames(stored, lane)
 
     def _hold(self, session: Session, event: EventLease, given: Any) -> None:
         """Keeps memory of the caller alive until it has been read, and bounds how far ahead the caller can be."""
@@ -138,11 +152,11 @@ class TensorRTBackend:
         while len(session.given) > self._settings.slots:
             self._device.synchronize(session.given.popleft()[0].event)
 
-    def ingest_device(self, pictures: Sequence[Planes], stream: int = 0) -> Frames:
+    def ingest_device(self, pictures: Sequence[Planes], stream: int = 0) -> Frames | Stored:
         """As `ingest` for pictures in device memory, filled by the CUstream ``stream``.
 
-        They are read where they are. Work issued to ``stream`` afterwards, such as the next picture written to the
-        same place, waits until they have been read.
+        They are read where they are; for several lanes they are copied on the device. Work issued to ``stream``
+        afterwards, such as the next picture written to the same place, waits until they have been read.
         """
         with self._use():
             followed = {stream}
@@ -155,41 +169,46 @@ class TensorRTBackend:
             session = self._session_for(_common_layout(arrays))
             return self._ingest_device(session, arrays, followed)
 
-    def _ingest_device(self, session: Session, pictures: Sequence[Planes], followed: set[int]) -> Frames:
-        executor, flow = session.executor, session.flow
-        reader = executor.stream(flow.compute_stream)
-        places: list[Mapping[str, Place]] = []
+    def _ingest_device(
+        self, session: Session, pictures: Sequence[Planes], followed: set[int]
+    ) -> Frames | Stored:
+        flow = session.flow
+        reader = session.executor.stream(flow.reading_stream)
+        given: list[StoredBatch] = []
         for picture in pictures:
             placed = {}
             for plane, array in zip(session.layout.planes(1), picture.planes, strict=True):
                 placed[plane.name] = Place(Block("given", 0, array.nbytes, memory=array), 0)
-            places.append(placed)
+            given.append(StoredBatch(1, placed))
         for foreign in followed:
             self._device.follow(reader, foreign)
-        if any(place.block.memory.address % ALIGNMENT for picture in places for place in picture.values()):
-            places = [self._aligned(session, picture) for picture in places]
-        frames = flow.ingest_placed(places)
-        assert frames.lease.block.last_write is not None
-        event: EventLease = frames.lease.block.last_write.event
+        addresses = [place.block.memory.address for batch in given for place in batch.places.values()]
+        # The next lane reads a picture again when the caller may have overwritten it.
+        if self._settings.lanes > 1 or any(address % ALIGNMENT for address in addresses):
+            taken = flow.ingest_placed([self._copied(session, batch.places) for batch in given])
+        else:
+            taken = flow.ingest_placed(given)
+        assert flow.last_read is not None
+        event: EventLease = flow.last_read.event
         for foreign in followed:
             self._device.lead(foreign, event.event)
-        self._hold(session, event, places)
-        return frames
+        self._hold(session, event, given)
+        return taken
 
-    def _aligned(self, session: Session, placed: Mapping[str, Place]) -> dict[str, Place]:
-        """Copies of planes whose addresses TensorRT does not take."""
+    def _copied(self, session: Session, placed: Mapping[str, Place]) -> StoredBatch:
+        """A picture copied to a block of ours, for addresses that TensorRT does not take and for lanes."""
         lease = session.flow.placed_copy()
         copies = {}
         for plane in session.layout.planes(1):
             block = placed[plane.name].block
             session.flow.copy(block, lease.block, plane.offset, plane.nbytes)
             copies[plane.name] = Place(lease.block, plane.offset)
-        return copies
+        return StoredBatch(1, copies, (lease,))
 
     def wait_for_input(self) -> None:
         """Returns when all pictures given so far have been read, so that their arrays may be rewritten."""
         with self._use():
-            mark = self._open_session.flow.last_ingest
+            mark = self._open_session.flow.last_read
             if mark is not None:
                 self._device.synchronize(mark.event.event)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from vtsr.errors import InputError
 from vtsr.runtime.frame import PixelFormat, Planes
-from vtsr.runtime.recursion import Recursion
 from vtsr.runtime.tensorrt.arrays import DeviceArray
 from vtsr.runtime.tensorrt.backend import TensorRTBackend
 
@@ -37,7 +36,7 @@ class DeviceUpconverter:
     def __init__(self, backend: TensorRTBackend, levels: int = 2, format: PixelFormat | None = None) -> None:
         self._backend = backend
         self._format = format or PixelFormat()
-        self._recursion = Recursion(backend, levels)
+        self._recursion = backend.recursion(levels)
 
     def push(self, *planes: Any, stream: int = 0) -> list[Picture]:
         """Takes one picture and returns those that are now complete, lagging one input picture.

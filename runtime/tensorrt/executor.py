@@ -72,7 +72,7 @@ class Executor:
         """The device's stream of that name."""
         if name not in self._streams:
             # Later levels work for older frames: let these finish first.
-            level = int(name.split()[1]) if name.startswith("level ") else 0
+            level = int(name.rsplit(" ", 1)[1]) if "level " in name else 0
             self._streams[name] = self.device.create_stream(level if self._settings.priorities else 0)
         return self._streams[name]
 

@@ -1,6 +1,7 @@
 """The streaming recursion as operations on blocks of memory. Pure: no CUDA; an executor does the work.
 
-Streams: ``upload`` copies in, ``level 1`` to ``level N`` compute, ``download`` copies out. A picture goes
+Streams: ``upload`` copies in, ``level 1`` to ``level N`` compute, ``download`` copies out; further lanes have computing
+streams and a download stream of their own. A picture goes
 
     host -> stage: page-locked block -> upload: stored planes -> level 1: ingest, step 1 -> level 2: step 2 ...
     -> level N: step N, emit -> download: page-locked block -> host
@@ -25,6 +26,11 @@ from vtsr.runtime.tensorrt.schedule import HOST, Block, Lease, Mark, Ring, Sched
 from vtsr.runtime.tensorrt.settings import Settings
 
 UPLOAD, DOWNLOAD, SINGLE = "upload", "download", "single"
+
+
+def lane_stream(name: str, lane: int) -> str:
+    """The name of a lane's own stream; the first lane's have plain names."""
+    return f"lane {lane} {name}" if lane else name
 
 
 class Place(NamedTuple):
@@ -87,14 +93,36 @@ class Frames:
     ``steady`` ones come from the middle of a stream.
     """
 
-    __slots__ = ("count", "lease", "level", "start", "steady", "turn")
+    __slots__ = ("count", "lane", "lease", "level", "start", "steady", "turn")
 
-    def __init__(self, lease: Lease, start: int, count: int, level: int, turn: int, steady: bool = False) -> None:
-        self.lease, self.start, self.count, self.level, self.turn = lease, start, count, level, turn
-        self.steady = steady
+    def __init__(
+        self, lease: Lease, start: int, count: int, level: int, turn: int, lane: int, steady: bool = False
+    ) -> None:
+        self.lease, self.start, self.count = lease, start, count
+        self.level, self.turn, self.lane, self.steady = level, turn, lane, steady
 
     def part(self, start: int, stop: int) -> Frames:
-        return Frames(self.lease, self.start + start, max(stop - start, 0), self.level, self.turn, self.steady)
+        count = max(stop - start, 0)
+        return Frames(self.lease, self.start + start, count, self.level, self.turn, self.lane, self.steady)
+
+
+class StoredBatch(NamedTuple):
+    """Places of the planes of ``size`` pictures; ``leases`` keep their blocks."""
+
+    size: int
+    places: Mapping[str, Place]
+    leases: tuple[Lease, ...] = ()
+
+
+class Stored(NamedTuple):
+    """The pictures of one push in device memory, as they were stored; any lane can make float frames of them."""
+
+    batches: tuple[StoredBatch, ...]
+    steady: bool  # its blocks come back in turn
+
+    @property
+    def pictures(self) -> int:
+        return sum(batch.size for batch in self.batches)
 
 
 class Emitted(NamedTuple):
@@ -149,8 +177,8 @@ class Flow:
             self._batches["step"] = [1]
         self._rings: dict[tuple[Any, ...], Ring] = {}
         self._turn = -1
-        self.last_ingest: Mark | None = None
-        self.last_upload: Mark | None = None
+        self._turns = [-1] * settings.lanes
+        self.last_read: Mark | None = None  # of pictures that were given
         self.no_carry = Block("no carry", 0, 4)  # the executor fills both
         self.carry = Block("carry", 0, 4)
 
@@ -160,83 +188,103 @@ class Flow:
         ringed = [block for ring in self._rings.values() for block in ring.blocks.values()]
         return [self.no_carry, self.carry, *ringed]
 
-    def _stream(self, name: str) -> str:
-        return name if self._settings.overlap else SINGLE
+    def _stream(self, name: str, lane: int = 0) -> str:
+        return lane_stream(name, lane) if self._settings.overlap else SINGLE
 
-    def _ring(self, role: str, nbytes: int, *key: Any, on_host: bool = False) -> Ring:
+    def _ring(self, role: str, nbytes: int, *key: Any, on_host: bool = False, slots: int | None = None) -> Ring:
         name = (role, nbytes, *key)
         if name not in self._rings:
-            self._rings[name] = Ring(role, nbytes, self._settings.slots, on_host)
+            self._rings[name] = Ring(role, nbytes, slots or self._settings.slots, on_host)
         return self._rings[name]
 
-    def _frames(self, count: int, level: int, turn: int, room: int = 0) -> Frames:
-        capacity = 1 << (max(count, room) - 1).bit_length()
-        ring = self._ring("frames", capacity * self.frame_bytes, level)
-        return Frames(ring.take(turn), 0, count, level, turn)
+    def _stored_ring(self, nbytes: int, parts: int) -> Ring:
+        """Blocks for stored pictures, ``parts`` per push: of all the pushes that lanes have yet to begin with."""
+        slots = self._settings.ahead + self._settings.slots
+        return self._ring("planes in", nbytes, parts, slots=slots * (parts if self._settings.lanes > 1 else 1))
 
-    def ingest(self, pictures: Sequence[Planes], direct: bool = False) -> Frames:
-        """Float frames of stored pictures in host memory; ``direct`` ones are page-locked and not staged."""
+    def _frames(self, count: int, level: int, turn: int, lane: int, room: int = 0) -> Frames:
+        capacity = 1 << (max(count, room) - 1).bit_length()
+        ring = self._ring("frames", capacity * self.frame_bytes, level, lane)
+        return Frames(ring.take(turn), 0, count, level, turn, lane)
+
+    def ingest(self, pictures: Sequence[Planes], direct: bool = False) -> Frames | Stored:
+        """Pictures in host memory to the device; ``direct`` ones are page-locked and not staged.
+
+        With one lane these are float frames; with several the lanes make them where they need them.
+        """
         self._turn += 1
-        frames = self._frames(len(pictures), 0, self._turn)
-        frames.steady = True
-        done = 0
-        for batch in pieces(len(pictures), self._batches["ingest"], "ingest"):
+        batches, done = [], 0
+        parts = pieces(len(pictures), self._batches["ingest"], "ingest")
+        for index, batch in enumerate(parts):
             chosen = pictures[done : done + batch]
             nbytes = self.layout.nbytes(batch)
-            stored = self._ring("planes in", nbytes).take(self._turn)
+            turn = self._turn * len(parts) + index if self._settings.lanes > 1 else self._turn
+            stored = self._stored_ring(nbytes, len(parts)).take(turn)
             if direct and batch == 1:
-                work = Upload(1, None, stored.block, chosen[0])
-                self.last_upload = self._scheduler.add("upload", self._stream(UPLOAD), (), (stored.block,), work)
+                work, sources = Upload(1, None, stored.block, chosen[0]), []
             else:
                 staged = self._ring("staged", nbytes, on_host=True).take(self._turn)
                 self._scheduler.add("stage", HOST, (), (staged.block,), Stage(chosen, staged.block))
-                work = Upload(batch, staged.block, stored.block)
-                self._scheduler.add("upload", self._stream(UPLOAD), (staged.block,), (stored.block,), work)
+                work, sources = Upload(batch, staged.block, stored.block), [staged.block]
+            self.last_read = self._scheduler.add("upload", self._stream(UPLOAD), sources, (stored.block,), work)
             places = {plane.name: Place(stored.block, plane.offset) for plane in self.layout.planes(batch)}
-            self._ingest(batch, places, frames, done, steady=len(pictures) == batch)
+            batches.append(StoredBatch(batch, places, (stored,)))
+            done += batch
+        # With several lanes there are too many combinations of blocks for graphs.
+        stored_all = Stored(tuple(batches), steady=len(parts) == 1 and self._settings.lanes == 1)
+        return stored_all if self._settings.lanes > 1 else self.frames(stored_all)
+
+    def ingest_placed(self, pictures: Sequence[StoredBatch]) -> Frames | Stored:
+        """As `ingest` for pictures that are in device memory already."""
+        self._turn += 1
+        stored = Stored(tuple(pictures), steady=False)
+        if self._settings.lanes > 1:
+            return stored
+        frames = self.frames(stored)
+        self.last_read = frames.lease.block.last_write
+        return frames
+
+    def frames(self, stored: Stored, lane: int = 0) -> Frames:
+        """Float frames of stored pictures, for a lane."""
+        self._turns[lane] += 1
+        frames = self._frames(stored.pictures, 0, self._turns[lane], lane)
+        frames.steady = True
+        target, done = frames.lease.block, 0
+        for batch, places, _ in stored.batches:
+            tensors = {**places, "rgb": Place(target, done * self.frame_bytes)}
+            run = Run("ingest", batch, tensors, stored.steady)
+            sources = {place.block for place in places.values()}
+            self._scheduler.add("ingest", self._stream("level 1", lane), sources, (target,), run)
             done += batch
         return frames
 
-    def ingest_placed(self, places: Sequence[Mapping[str, Place]]) -> Frames:
-        """Float frames of pictures that are in device memory already; each mapping has a place for every plane."""
-        self._turn += 1
-        frames = self._frames(len(places), 0, self._turn)
-        frames.steady = True
-        for index, picture in enumerate(places):
-            self._ingest(1, picture, frames, index, steady=False)
-        return frames
-
-    def _ingest(self, batch: int, places: Mapping[str, Place], frames: Frames, start: int, *, steady: bool) -> None:
-        target = frames.lease.block
-        run = Run("ingest", batch, {**places, "rgb": Place(target, start * self.frame_bytes)}, steady)
-        sources = {place.block for place in places.values()}
-        self.last_ingest = self._scheduler.add("ingest", self.compute_stream, sources, (target,), run)
-
     @property
-    def compute_stream(self) -> str:
-        """The stream that reads stored pictures."""
-        return self._stream("level 1")
+    def reading_stream(self) -> str:
+        """The stream that reads pictures in device memory where they are."""
+        return self._stream("level 1" if self._settings.lanes == 1 else UPLOAD)
 
     def placed_copy(self) -> Lease:
         """A block for a copy of one picture that is in device memory already."""
-        return self._ring("planes in", self.layout.nbytes(1)).take(self._turn + 1)
+        return self._stored_ring(self.layout.nbytes(1), 1).take(self._turn + 1)
 
     def copy(self, source: Block, target: Block, offset: int, nbytes: int) -> None:
-        """Copies on the device."""
-        self._scheduler.add("copy", self.compute_stream, (source,), (target,), Copy(source, target, offset, nbytes))
+        """Copies a given picture on the device."""
+        work = Copy(source, target, offset, nbytes)
+        self.last_read = self._scheduler.add("copy", self.reading_stream, (source,), (target,), work)
 
     def step(self, u: Frames, a_u: Frames | None, v: Frames) -> StepResult:
         """One push of a level: see `vtsr.export.step.Step`."""
-        level, size = v.level + 1, self.frame_bytes
-        stream = self._stream(f"level {level}")
+        level, size, lane = v.level + 1, self.frame_bytes, v.lane
+        stream = self._stream(f"level {level}", lane)
         # Where u comes with v, at the start of a stream, there is a pair less than later, but the same kind of block.
-        halves = self._frames(2 * v.count, level, v.turn, room=2 * (v.count + (a_u is None and u.turn == v.turn)))
+        room = 2 * (v.count + (a_u is None and u.turn == v.turn))
+        halves = self._frames(2 * v.count, level, v.turn, lane, room)
         parts = pieces(v.count, self._batches["step"], "step")
         steady = halves.steady = a_u is not None and len(parts) == 1 and u.steady and v.steady
         done = 0
         for batch in parts:
-            following = Frames(self._ring("state", size, level).take(v.turn), 0, 1, v.level, v.turn)
-            unused = self._ring("unused", size, level).take(0)
+            following = Frames(self._ring("state", size, level, lane).take(v.turn), 0, 1, v.level, v.turn, lane)
+            unused = self._ring("unused", size, level, lane).take(0)
             start = a_u if a_u is not None else u
             carry = self.carry if a_u is not None else self.no_carry
             tensors = {
@@ -259,7 +307,7 @@ class Flow:
     def finish(self, u: Frames, a_u: Frames | None) -> Frames:
         """Both halves of the last frame of a level."""
         level, size = u.level + 1, self.frame_bytes
-        halves = self._frames(2, level, u.turn)
+        halves = self._frames(2, level, u.turn, u.lane)
         start = a_u if a_u is not None else u
         tensors = {
             "u": Place(u.lease.block, u.start * size),
@@ -268,18 +316,19 @@ class Flow:
         }
         reads = {u.lease.block, start.lease.block}
         run = Run("finish", 1, tensors, steady=False)
-        self._scheduler.add(f"finish {level}", self._stream(f"level {level}"), reads, (halves.lease.block,), run)
+        stream = self._stream(f"level {level}", u.lane)
+        self._scheduler.add(f"finish {level}", stream, reads, (halves.lease.block,), run)
         return halves
 
     def emit(self, frames: Frames, *, to_host: bool = True) -> list[Emitted]:
         """Stored pictures of float frames, in host memory or on the device, in order of time."""
-        stream = self._stream(f"level {frames.level}")
+        stream = self._stream(f"level {frames.level}", frames.lane)
         outputs = []
         done = 0
         parts = pieces(frames.count, self._batches["emit"], "emit")
         for batch in parts:
             nbytes = self.layout.nbytes(batch)
-            ring = self._ring("planes out", nbytes, to_host)
+            ring = self._ring("planes out", nbytes, to_host, frames.lane)
             stored = ring.take(frames.turn) if to_host else ring.take_free()
             assert stored is not None
             tensors = {plane.name: Place(stored.block, plane.offset) for plane in self.layout.planes(batch)}
@@ -288,19 +337,19 @@ class Flow:
             mark = self._scheduler.add("emit", stream, (frames.lease.block,), (stored.block,), run)
             done += batch
             if to_host:
-                outputs.append(self._download(batch, nbytes, stored.block))
+                outputs.append(self._download(batch, nbytes, stored.block, frames.lane))
             else:
                 outputs.append(Emitted(stored, batch, mark, False))
         return outputs
 
-    def _download(self, batch: int, nbytes: int, source: Block) -> Emitted:
+    def _download(self, batch: int, nbytes: int, source: Block, lane: int) -> Emitted:
         ring = self._ring("pictures", nbytes, on_host=True)
-        lease = ring.take_free(self._settings.host_outputs)
+        lease = ring.take_free(self._settings.host_outputs + self._settings.ahead)
         borrowed = lease is None
         if lease is None:  # the caller keeps all of them
             lease = self._ring("borrowed", nbytes, on_host=True).take_free()
             assert lease is not None
         work = Download(batch, source, lease.block)
-        mark = self._scheduler.add("download", self._stream(DOWNLOAD), (source,), (lease.block,), work)
+        mark = self._scheduler.add("download", self._stream(DOWNLOAD, lane), (source,), (lease.block,), work)
         return Emitted(lease, batch, mark, borrowed)
 

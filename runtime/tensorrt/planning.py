@@ -8,8 +8,8 @@ from typing import Any
 
 from vtsr.runtime.backend import StepResult
 from vtsr.runtime.frame import PixelFormat, Planes
-from vtsr.runtime.recursion import Recursion
-from vtsr.runtime.tensorrt.flow import Emitted, Flow, Frames
+from vtsr.runtime.tensorrt.flow import Emitted, Flow, Frames, Stored
+from vtsr.runtime.tensorrt.lanes import recursion_of
 from vtsr.runtime.tensorrt.layout import Layout
 from vtsr.runtime.tensorrt.schedule import HOST, Operation, Scheduler
 from vtsr.runtime.tensorrt.settings import Settings
@@ -23,8 +23,11 @@ class PlannedBackend:
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
 
-    def ingest(self, pictures: Sequence[Planes]) -> Frames:
+    def ingest(self, pictures: Sequence[Planes]) -> Frames | Stored:
         return self.flow.ingest(pictures)
+
+    def frames(self, stored: Stored, lane: int) -> Frames:
+        return self.flow.frames(stored, lane)
 
     def frames_in(self, tensor: Frames) -> int:
         return tensor.count
@@ -71,7 +74,7 @@ def plan_stream(
     operations: list[Operation] = []
     scheduler = Scheduler(operations.append)
     flow = Flow(scheduler, layout, batches, frame_bytes, settings)
-    recursion = Recursion(PlannedBackend(flow), levels)
+    recursion = recursion_of(PlannedBackend(flow), levels, settings)
     unread: deque[list[Emitted]] = deque()
     count = 0
 
@@ -108,6 +111,6 @@ def memory_needed(
     layout: Layout, batches: Mapping[str, Sequence[int]], frame_bytes: int, settings: Settings, levels: int
 ) -> int:
     """Device memory of the blocks of a stream, bytes; engines' scratch memory comes on top."""
-    scene = 2 * settings.slots + 2  # every ring has gone round, and ended in another place
+    scene = 2 * settings.slots + 2 + settings.ahead  # every ring has gone round, and ended in another place
     _, flow = plan_stream(layout, batches, frame_bytes, settings, levels=levels, scenes=(scene, scene - 1))
     return sum(block.nbytes for block in flow.blocks if not block.on_host)

@@ -11,7 +11,7 @@ import numpy as np
 from vtsr.errors import DeviceError, ModelError
 from vtsr.runtime.tensorrt.device import Device, EngineSource
 from vtsr.runtime.tensorrt.executor import Executor
-from vtsr.runtime.tensorrt.flow import SINGLE, Flow
+from vtsr.runtime.tensorrt.flow import SINGLE, Flow, lane_stream
 from vtsr.runtime.tensorrt.layout import Layout
 from vtsr.runtime.tensorrt.planning import memory_needed
 from vtsr.runtime.tensorrt.schedule import Scheduler
@@ -76,14 +76,15 @@ class Session:
             uses += [("step", batch, f"level {level}"), ("finish", min(batches["finish"]), f"level {level}")]
         if not settings.overlap:
             uses = [(role, batch, SINGLE) for role, batch, _ in uses]
+        uses = [(role, batch, lane_stream(s, lane)) for lane in range(settings.lanes) for role, batch, s in uses]
         scratch = self.executor.reserve(uses)
         needed = memory_needed(self.layout, batches, frame_bytes, settings, levels) + scratch
         free, total = device.memory_info()
         if needed > free:
             raise MemoryShortage(
-                f"{self.layout.name} with {levels} levels and {settings.slots} slots needs {needed // MEBIBYTE + 1} "
-                f"MiB of GPU memory, but only {free // MEBIBYTE} of {total // MEBIBYTE} MiB are free; "
-                "use fewer levels or slots, or end other programs on this GPU."
+                f"{self.layout.name} with {levels} levels, {settings.slots} slots and {settings.lanes} lanes needs "
+                f"{needed // MEBIBYTE + 1} MiB of GPU memory, but only {free // MEBIBYTE} of {total // MEBIBYTE} MiB "
+                "are free; use fewer levels, slots or lanes, or end other programs on this GPU."
             )
         self.executor.allocate_scratch()
 
