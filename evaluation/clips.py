@@ -220,8 +220,10 @@ def _stated_frames(path: Path) -> int | None:
     """The number of frames a video's header states, if it does; also finds out that it is a video."""
     import av
 
+    from vtsr.runtime.video.containers import open_container
+
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             if not container.streams.video:
                 raise InputError(f"'{path}' holds no video stream.")
             return container.streams.video[0].frames or None
@@ -232,8 +234,10 @@ def _stated_frames(path: Path) -> int | None:
 def _decode(path: Path) -> Iterator[Image]:
     import av
 
+    from vtsr.runtime.video.containers import open_container
+
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):

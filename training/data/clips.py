@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtsr.errors import InputError
+from vtsr.runtime.video.containers import open_container
 from vtsr.training.data.interpolation import densify
 from vtsr.training.data.motion import random_motion
 from vtsr.training.data.photographs import IMAGE_SUFFIXES, read_rgb
@@ -87,7 +88,7 @@ def _shrink(frame: Pixels, factor: float) -> Pixels:
 
 def _decode(path: Path) -> Iterator[Pixels]:
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             if not container.streams.video:
                 raise InputError(f"{path} has no video stream.")
             for frame in container.decode(video=0):
