@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from vtsr.errors import MissingExtraError, OptionError
-from vtsr.options import MAX_LEVELS, Parser, run_cli
+from vtsr.options import MAX_LEVELS, Parser, add_levels, add_model, add_quiet, add_seed, add_threads, run_cli
 
 if TYPE_CHECKING:
     from vtsr.calibration.ranges import Ranges
@@ -39,17 +39,14 @@ def parser() -> Parser:
         "-o", "--out", type=Path, default=Path("ranges.json"), metavar="FILE",
         help="ranges to write (default: %(default)s)",
     )  # fmt: skip
-    options.add_argument("--model", default="default", metavar="NAME|DIR", help="a shipped model by name, or a folder")
-    options.add_argument(
-        "-l", "--levels", type=int, default=3, metavar="N",
-        help=f"recursion levels to run, 1 to {MAX_LEVELS} (default: 3)",
-    )  # fmt: skip
+    add_model(options)
+    add_levels(options, 3, "how many the model is watched in")
     options.add_argument("--method", choices=METHODS, help="how ranges are found (default: percentile)")
     options.add_argument("--percentile", type=float, metavar="P", help="share of values kept by --method percentile")
     options.add_argument("--frames", type=int, default=48, metavar="N", help="frames to run, in all (default: 48)")
-    options.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of frames (default: 0)")
-    options.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
-    options.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    add_seed(options)
+    add_threads(options, 1)
+    add_quiet(options)
     known = options.add_argument_group("instead of running the model")
     known.add_argument("--from", dest="known", type=Path, metavar="FILE", help="take these ranges")
     known.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="merge ranges of the same model")

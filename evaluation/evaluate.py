@@ -31,7 +31,7 @@ from vtsr.evaluation.methods import External, Method, parse_method
 from vtsr.evaluation.protocol import MAX_LEVEL, windows
 from vtsr.evaluation.report import table, write_csv, write_json
 from vtsr.evaluation.suite import load_suite
-from vtsr.options import Parser, run_cli
+from vtsr.options import Parser, add_backend, add_threads, run_cli
 
 DEFAULT_WINDOW = 8
 DEFAULT_METHODS = "nothing,blend,flow,flow+law,default"
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="vtsr-evaluate", description=__doc__.split(":", 1)[1].strip() if __doc__ else None)
+    parser = Parser(prog="vtsr-evaluate", description=__doc__)
     parser.add_argument("clips", nargs="*", type=Path, metavar="CLIP", help="videos, folders of frames, .npy arrays")
 
     source = parser.add_argument_group("what to judge on")
@@ -59,7 +59,9 @@ def _parser() -> Parser:
         "--pan", type=float, default=0.0, metavar="PX",
         help="let the crop wander at up to PX pixels per original frame",
     )  # fmt: skip
-    source.add_argument("--start", type=int, default=0, metavar="N", help="first original frame (default: 0)")
+    source.add_argument(
+        "--first-frame", type=int, default=0, metavar="N", help="begin at this original frame (default: 0)"
+    )
     source.add_argument("--max-frames", type=int, metavar="N", help="use at most N original frames of each clip")
 
     protocol = parser.add_argument_group("protocol")
@@ -92,11 +94,8 @@ def _parser() -> Parser:
         "--write-inputs", type=Path, metavar="DIR",
         help="write the blurred inputs to DIR/CLIP/*.png and end; any window will do",
     )  # fmt: skip
-    methods.add_argument(
-        "--backend", default="auto", choices=("auto", "onnxruntime", "tensorrt"),
-        help="what runs exported models (default: auto)",
-    )  # fmt: skip
-    methods.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    add_backend(methods)
+    add_threads(methods)
 
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=Path, metavar="FILE", help="all scores, frame by frame")
@@ -188,9 +187,10 @@ def _clips(args: argparse.Namespace, experiment: Experiment | None) -> list[Clip
         raise OptionError("Give clips, or --suite, or --experiment: one of the three.")
     if (experiment is None) != (args.data is None):
         raise OptionError("--experiment and --data go together: the table, and the folder of its data set.")
-    cut = {"scale": args.scale, "crop": args.crop, "pan": args.pan, "start": args.start, "max_frames": args.max_frames}
+    part = {"start": args.first_frame, "max_frames": args.max_frames}
+    cut = {"scale": args.scale, "crop": args.crop, "pan": args.pan, **part}
     if args.suite is not None:
-        if (args.scale, args.crop, args.pan, args.start, args.max_frames) != (1.0, None, 0.0, 0, None):
+        if (args.scale, args.crop, args.pan, args.first_frame, args.max_frames) != (1.0, None, 0.0, 0, None):
             raise OptionError("The suite chooses scales, crops and frames itself; leave those options out.")
         return load_suite(args.suite, args.cache)
     if args.cache is not None:

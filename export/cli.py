@@ -5,7 +5,7 @@
     vtsr-export --int8 --calibration ranges.json -o deploy/
     vtsr-export --fp32 --onnx-only --opset 17 -o deploy/   graphs for TensorRT 8 or another runtime
     vtsr-export --build deploy/                            engines of graphs that were written elsewhere
-    vtsr-export --list | --verify FILE | --prune           the engine cache
+    vtsr-export --list                                     the engine cache; also --verify FILE, --prune
     vtsr-export CHECKPOINT -o DIR                          a checkpoint to a model folder (fp32)
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtsr.errors import MissingExtraError, ModelError, OptionError, VtsrError
-from vtsr.options import Parser, run_cli
+from vtsr.options import Parser, add_levels, add_model, run_cli
 from vtsr.runtime.models import ModelFolder, open_model
 
 if TYPE_CHECKING:
@@ -274,9 +274,12 @@ def _verify_engine(path: Path, args: argparse.Namespace) -> None:
 
 def _parser() -> Parser:
     parser = Parser(prog="vtsr-export", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, nargs="?", help="a .safetensors file (default: a shipped model)")
+    parser.add_argument(
+        "checkpoint", type=Path, nargs="?", metavar="CHECKPOINT",
+        help="a .safetensors file of vtsr-train (default: export --model)",
+    )  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="folder to write (default: MODEL-PRECISION)")
-    parser.add_argument("--model", default="default", metavar="NAME|DIR", help="the fp32 model to export from")
+    add_model(parser)
     precision = parser.add_mutually_exclusive_group()
     for name in ("fp32", "fp16", "int8"):
         precision.add_argument(
@@ -289,7 +292,7 @@ def _parser() -> Parser:
     graphs.add_argument(
         "--size", type=_size, action="append", metavar="WxH", help="picture size, may be repeated (default: 1280x720)"
     )
-    graphs.add_argument("-l", "--levels", type=int, default=2, metavar="N", help="recursion levels (default: 2)")
+    add_levels(graphs, 2, "how many the engines are for")
     graphs.add_argument("--dynamic", action="store_true", help="one step engine for all sizes up to the largest --size")
     graphs.add_argument(
         "--pixels", action="append", metavar="FORMAT",

@@ -304,7 +304,7 @@ def test_the_command_prepares_a_cache_and_says_what_it_left_out(
 ) -> None:
     sources(tmp_path)
     arguments = ["--photographs", str(tmp_path / "photos"), "--clips", str(tmp_path / "clips"), "--count", "3"]
-    arguments += ["--clip-count", "2", "--size", "32", "--subframes", "8", "--workers", "1"]
+    arguments += ["--clip-count", "2", "--scene-size", "32", "--subframes", "8", "--workers", "1"]
     assert main([str(tmp_path / "cache"), *arguments]) == 0
     assert len(open_scenes(tmp_path / "cache")) == 5
     output = capsys.readouterr().out

@@ -27,7 +27,7 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from vtsr.errors import InputError, OptionError, OutputError
-from vtsr.options import Parser, run_cli
+from vtsr.options import Parser, add_threads, run_cli
 from vtsr.training import losses
 from vtsr.training.checkpoint import (
     load_network,
@@ -404,11 +404,14 @@ def _body(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="vtsr-train", description=__doc__)
-    parser.add_argument("out", type=Path, help="folder for weights, state and logs")
+    parser.add_argument("out", type=Path, metavar="DIR", help="folder for weights, state and logs")
     parser.add_argument("--config", metavar="NAME|FILE", help="default, thesis, or a TOML file of options")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one option")
-    parser.add_argument("--resume", action="store_true", help="continue the run in OUT at the step it was saved")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the network")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="override one option, may be repeated; docs/training.md has all keys",
+    )  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="continue the run in DIR at the step it was saved")
+    add_threads(parser)
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that read data (default: 1)")
     return run_cli(parser, _body, argv)
 

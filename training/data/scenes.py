@@ -1,7 +1,7 @@
 """vtsr-scenes: prepares the scene cache, sub-frames rendered or decoded once and read through a memory map ever after.
 
     vtsr-scenes runs/scenes --photographs photos --clips clips            (vtsr-train does it by itself)
-    vtsr-scenes runs/gopro --high-speed GOPRO_Large_all --size 512 --held-out-share 0.1
+    vtsr-scenes runs/gopro --high-speed GOPRO_Large_all --scene-size 512 --held-out-share 0.1
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vtsr.errors import InputError, OptionError, OutputError
-from vtsr.options import Parser, run_cli
+from vtsr.options import Parser, add_seed, run_cli
 from vtsr.training.data.clips import ClipScenes, find_clips, find_high_speed, measure_clip
 from vtsr.training.data.photographs import CutOut, SceneRenderer, list_images, read_cut_outs, read_rgb
 
@@ -345,7 +345,7 @@ def _body(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="vtsr-scenes", description=__doc__)
-    parser.add_argument("out", type=Path, help="folder of the cache")
+    parser.add_argument("out", type=Path, metavar="DIR", help="folder of the cache")
     sources = parser.add_argument_group("sources (folders)")
     sources.add_argument("--photographs", type=Path, nargs="+", default=[], metavar="DIR", help="sharp pictures")
     sources.add_argument("--clips", type=Path, nargs="+", default=[], metavar="DIR", help="ordinary clips")
@@ -361,11 +361,13 @@ def main(argv: list[str] | None = None) -> int:
         ("subframes", "sub-frames of a scene"),
         ("interpolate", "sub-frames per frame of clips and high-speed video"),
         ("held_out_share", "share of the sources that only the last scenes show"),
-        ("seed", "seed of all random choices"),
     ):
         value = getattr(defaults, name)
-        flag, text = f"--{name.replace('_', '-')}", f"{text} (default: {value})"
-        parser.add_argument(flag, type=type(value), default=value, metavar="N", help=text)
+        # Elsewhere --size is WxH, that of a picture.
+        flag = "--scene-size" if name == "size" else f"--{name.replace('_', '-')}"
+        text = f"{text} (default: {value})"
+        parser.add_argument(flag, dest=name, type=type(value), default=value, metavar="N", help=text)
+    add_seed(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
     return run_cli(parser, _body, argv)
 
