@@ -134,6 +134,17 @@ class ImageReader:
             frames=len(self._files),
         )
 
+    def skip_to(self, index: int, pts: Fraction) -> bool:
+        """Goes on with frame ``index``, the image at ``pts`` seconds; False if there is none. Before iterating."""
+        self._files = [(number, file) for number, file in self._files if number / self._rate >= pts]
+        self.frames_read = index
+        return bool(self._files) and self._files[0][0] / self._rate == pts
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether all images could be decoded so far."""
+        return not self.damaged_packets
+
     def _load(self, file: Path) -> Image | None:
         try:
             data = np.fromfile(file, np.uint8)
@@ -172,7 +183,7 @@ class ImageReader:
     def warnings(self) -> list[str]:
         if not self.damaged_packets:
             return []
-        return [f"{self.damaged_packets} of {len(self._files)} images could not be decoded and were skipped."]
+        return [f"{self.damaged_packets} of {self.facts.frames} images could not be decoded and were skipped."]
 
     def close(self) -> None:
         pass
@@ -190,9 +201,14 @@ class ImageWriter:
     """Frames as numbered images, from 0; the folder appears (or fills) on `finish`.
 
     8-bit video gives 8-bit images, deeper video 16-bit ones where the file type has them.
+
+    working, first
+        An existing folder for the images until then, and how many of them it holds already; a new one by default.
     """
 
-    def __init__(self, path: Path, facts: VideoFacts, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: Path, facts: VideoFacts, *, overwrite: bool = False, working: Path | None = None, first: int = 0
+    ) -> None:
         self.notes: list[str] = []
         self.frame_rate = facts.frame_rate
         named = bool(_NUMBER.search(path.name))
@@ -210,8 +226,8 @@ class ImageWriter:
             else:
                 self.notes.append(f"{self._suffix} images hold 8 bits; .png or .tiff keep all {facts.format.bits}.")
         taken = list_images(self.path / self._name) if self._exists() else []
-        self._folder = PartialFolder(self.path, taken, overwrite)
-        self._count = 0
+        self._folder = PartialFolder(self.path, taken, overwrite, working)
+        self._count = first
 
     def _exists(self) -> bool:
         before, after = _split(self._name)
@@ -228,13 +244,22 @@ class ImageWriter:
         if not done:
             raise OutputError(f"The image could not be written as {self._suffix}; choose .png.")
         try:
-            data.tofile(self._folder.working / (self._name % self._count))
+            data.tofile(self.file_of(self._count))
         except OSError as error:
             raise OutputError(
                 f"{self.path} could not be written ({error.strerror or error}); choose another place or free "
                 "some space."
             ) from error
         self._count += 1
+
+    @property
+    def count(self) -> int:
+        """How many images there are."""
+        return self._count
+
+    def file_of(self, number: int) -> Path:
+        """Where an image lies until `finish`."""
+        return self._folder.working / (self._name % number)
 
     def finish(self) -> None:
         self._folder.commit()

@@ -53,10 +53,13 @@ class PartialFile:
 class PartialFolder:
     """A hidden folder beside ``folder`` whose files move there on `commit`.
 
-    Raises `OutputError` as `PartialFile` does; ``taken`` are files in ``folder`` that would be replaced.
+    Raises `OutputError` as `PartialFile` does; ``taken`` are files in ``folder`` that would be replaced, ``working``
+    an existing folder to be used instead of a new one.
     """
 
-    def __init__(self, folder: Path, taken: list[Path], overwrite: bool = False) -> None:
+    def __init__(
+        self, folder: Path, taken: list[Path], overwrite: bool = False, working: Path | None = None
+    ) -> None:
         self.path = folder
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is a file; give a folder for the images.")
@@ -65,13 +68,16 @@ class PartialFolder:
                 f"{folder} holds images of that name already; add -y to replace them or choose another folder."
             )
         check_folder(folder.parent)
+        self._taken = taken
+        if working is not None:
+            self.working = working
+            return
         try:
             self.working = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
         except OSError as error:
             raise OutputError(
                 f"Nothing can be written into {folder.parent} ({error.strerror}); choose another folder."
             ) from error
-        self._taken = taken
         os.chmod(self.working, 0o777 & ~_umask())
 
     def commit(self) -> None:

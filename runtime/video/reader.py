@@ -78,9 +78,12 @@ class VideoReader:
             self._stream.thread_type = "AUTO"
             self._note_streams()
             self.timeline = self._seek(start, duration)
+            self._begin = self.timeline.origin if self.timeline.cut else None
+            self._index = 0  # of the first frame handed out
             self._pictures = self._decode()
             self._first = self._first_picture()
             self.facts = self._facts(self._first[0])
+            self._opening_warnings = len(self._warnings)
         except BaseException:
             self._container.close()
             raise
@@ -175,7 +178,7 @@ class VideoReader:
 
     def _decode(self) -> Generator[tuple[av.VideoFrame, Fraction, Fraction | None], None, None]:
         """FFmpeg frames of the part to use, with pts and stored duration in seconds; one more ends a cut."""
-        begin = self.timeline.origin if self.timeline.cut else None
+        begin = self._begin
         previous: Fraction | None = None
         step = Fraction(1) / (self._stream.average_rate or DEFAULT_RATE)
         self._last_end = Fraction(0)
@@ -227,9 +230,35 @@ class VideoReader:
         self.damaged_frames += sum(frame.is_corrupt for frame in frames)
         return frames
 
+    def skip_to(self, index: int, pts: Fraction) -> bool:
+        """Goes on with frame ``index``, which begins at ``pts`` seconds, without decoding all before it.
+
+        To be called before iterating. False if no frame with that time is found there; the reader is of no more
+        use then.
+        """
+        before = self.frames_read - 1  # the first frame of the part to use has been read
+        self._pictures.close()
+        try:
+            self._container.seek(int(pts / self._stream.time_base), stream=self._stream)
+        except av.error.FFmpegError:
+            return False
+        self._begin, self._index = pts, index
+        self._pictures = self._decode()
+        first = next(self._pictures, None)
+        if first is None or first[1] != pts:
+            return False
+        self._first = first
+        self.frames_read = before + index + 1
+        return True
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was damaged or missing so far."""
+        return not (self.damaged_packets or self.damaged_frames or len(self._warnings) > self._opening_warnings)
+
     def __iter__(self) -> Iterator[Frame]:
         facts, end = self.facts, self.timeline.end
-        index, span = 0, Fraction(1) / facts.frame_rate
+        index, span = self._index, Fraction(1) / facts.frame_rate
         waiting, (frame, pts, own) = None, self._first
         while True:
             if waiting is not None:

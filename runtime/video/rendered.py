@@ -20,7 +20,7 @@ class RenderedReader:
         The frames in order, from time zero, how many there are and their number per second.
     """
 
-    is_constant_rate = True
+    is_constant_rate = is_clean = True
     damaged_packets = damaged_frames = 0
     has_audio = False
 
@@ -60,6 +60,10 @@ class RenderedReader:
             frames=max(1, -int(-(stop - first.pts) * rate // 1)),
         )
         self.warnings: list[str] = []
+
+    def skip_to(self, index: int, pts: Fraction) -> bool:
+        """False: the frames before have to be made anyway."""
+        return False
 
     def __iter__(self) -> Iterator[Frame]:
         yield replace(self._first, source_index=0)

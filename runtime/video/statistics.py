@@ -15,13 +15,14 @@ class Statistics:
 
     duplicates
         Frames that equal the one before: telecine, animation on twos, or simply a still.
-    clipped_share
-        Mean share of pixels at white or above, where the exposure law cannot hold.
+    clipped
+        Sum of all frames' shares of pixels at white or above, where the exposure law cannot hold; their mean is
+        ``clipped_share``.
     """
 
     def __init__(self) -> None:
         self.duplicates = 0
-        self._clipped = 0.0
+        self.clipped = 0.0
         self._frames = 0
         self._previous: Image | None = None
 
@@ -30,13 +31,13 @@ class Statistics:
         sample = np.array(planes.planes[0][::SAMPLE_STEP, ::SAMPLE_STEP])
         if self._previous is not None and np.array_equal(sample, self._previous):
             self.duplicates += 1
-        self._clipped += float(np.mean(sample.reshape(sample.shape[0] * sample.shape[1], -1).max(1) >= white(planes)))
+        self.clipped += float(np.mean(sample.reshape(sample.shape[0] * sample.shape[1], -1).max(1) >= white(planes)))
         self._frames += 1
         self._previous = sample
 
     @property
     def clipped_share(self) -> float:
-        return self._clipped / max(1, self._frames)
+        return self.clipped / max(1, self._frames)
 
 
 def white(planes: Planes) -> int:
