@@ -118,6 +118,46 @@ def test_bare_arrays_come_back_as_bare_arrays(levels: int) -> None:
     assert same(images_of(outputs), blend_stream(images, levels))
 
 
+def test_a_bare_array_is_waited_for_when_it_is_read() -> None:
+    """So that plain NumPy pushes overlap, too, where the caller reads some pushes later."""
+    images = clip(12)
+    device = SoftwareDevice(pace="lazy")
+    with Upconverter(1, backend=opened(1, device), scene_threshold=1) as up:
+        up.push(images[0])
+        outputs = up.push(images[1])
+        waited = device.calls.count("synchronize")
+        assert (outputs[0].planes.height, outputs[0].pts, outputs[1].phase) == (20, 0, 1)
+        assert device.calls.count("synchronize") == waited
+        first = outputs[0].picture
+        assert isinstance(first, np.ndarray)
+        assert device.calls.count("synchronize") == waited + 1
+        assert np.array_equal(first, blend_stream(images, 1)[0])
+        assert replace(outputs[1], source_index=7).image is outputs[1].image
+
+
+@pytest.mark.parametrize("behind", [0, 1, 3, 50])
+def test_results_are_handed_out_as_many_pushes_late_as_asked_for(behind: int) -> None:
+    images = clip(12)
+    taken = 0
+
+    def source() -> Any:
+        nonlocal taken
+        for image in images:
+            taken += 1
+            yield image
+
+    device = SoftwareDevice(3, pace="lazy")
+    with Upconverter(1, backend=opened(1, device), scene_threshold=1) as up:
+        outputs, lags = [], []
+        for frame in up.run(source(), behind=behind):
+            outputs.append(frame.image)
+            lags.append(taken - frame.source_index)
+        assert same(outputs, blend_stream(images, 1))
+        assert max(lags) == min(behind + 2, len(images))
+        with pytest.raises(OptionError, match="behind must be 0 or more"):
+            next(up.run(images, behind=-1))
+
+
 def test_cuts_and_changes_of_size_start_new_scenes() -> None:
     calm = [np.full((24, 40, 3), 10 + n, np.uint8) for n in range(3)]
     other, larger = clip(3, 24, 40), clip(2, 48, 64, seed=5)
