@@ -59,8 +59,9 @@ def fold_half(model: onnx.ModelProto) -> onnx.ModelProto:
 def find_layers(model: onnx.ModelProto) -> list[Layer]:
     """The layers between the first and the last one, in order; the model is one of `fold_half`.
 
-    The first convolution (few channels, sees the picture) and the last ones (heads: no other convolution
-    depends on them) stay in floating point: they are cheap, and their errors are seen. Raises `ModelError` if
+    The convolutions that see the picture itself (few channels), the last ones (heads: no other convolution
+    depends on them) and those that say where a picture is sampled stay in floating point: they are cheap, and
+    their errors are seen. Raises `ModelError` if
     nothing remains.
     """
     constants = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
@@ -81,29 +82,31 @@ def find_layers(model: onnx.ModelProto) -> list[Layer]:
         depthwise = group > 1 and weight.shape[1] == 1
         name = node.input[1].removesuffix(".weight")
         found.append(Layer(name, node, weight, bias, node.input[0], output, result, depthwise))
-    first, heads = _ends(model, found)
-    inner = [layer for layer in found if layer.name not in first | heads]
+    ends = _ends(model, found)
+    inner = [layer for layer in found if layer.name not in ends]
     if not inner:
         raise ModelError("This model has no convolutions between its first and its last; nothing can be quantised.")
     return inner
 
 
-def _ends(model: onnx.ModelProto, layers: Iterable[Layer]) -> tuple[set[str], set[str]]:
-    """Names of the layers before which, and after which, there is no other layer."""
+def _ends(model: onnx.ModelProto, layers: Iterable[Layer]) -> set[str]:
+    """Names of the layers with no layer between them and an input, an output, or the positions of a sampling."""
     by_output = {layer.output: layer.name for layer in layers}
-    before: dict[str, set[str]] = {}  # tensor -> layers it depends on
-    first, all_before = set(), set()
+    inputs = {value.name for value in model.graph.input}
+    nearest = {name: {""} for name in inputs}  # tensor -> last layers on the ways to it; "": an input itself
+    ends: set[str] = set()
     for node in model.graph.node:
-        depends = set().union(*(before.get(name, set()) for name in node.input))
+        before = set().union(*(nearest.get(name, set()) for name in node.input))
         own = by_output.get(node.output[0])
-        if own is not None:
-            if not depends:
-                first.add(own)
-            all_before |= depends
-            depends = depends | {own}
+        if own is not None and "" in before:
+            ends.add(own)
+        if node.op_type == "GridSample":
+            ends |= nearest.get(node.input[1], set())
         for name in node.output:
-            before[name] = depends
-    return first, set(by_output.values()) - all_before
+            nearest[name] = {own} if own is not None else before
+    outputs = {value.name for value in model.graph.output}
+    ends |= set().union(*(nearest.get(name, set()) for name in outputs))
+    return ends - {""}
 
 
 def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:

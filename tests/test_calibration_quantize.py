@@ -133,6 +133,26 @@ def test_the_first_convolution_and_the_head_are_no_layers(model: Any) -> None:
     assert [layer.name for layer in find_layers(model)] == LAYERS
 
 
+def test_what_sees_the_picture_again_or_says_where_to_sample_it_is_no_layer() -> None:
+    net = Net()
+    features = net.op("Relu", [net.conv("stem", "x", 16, 8)], "r0")
+    inner = net.op("Relu", [net.conv("inner", features, 16, 16)], "r1")
+    # A flow for every position, in the layout of a sampling grid; how far it goes does not matter here.
+    flow = net.op("Transpose", [net.op("Tanh", [net.conv("flow", inner, 2, 16, size=5)], "t")], "grid", perm=[0, 2, 3, 1])
+    moved = net.op("GridSample", ["x", flow], "moved", align_corners=0)
+    seen = net.op("Concat", ["x", moved], "seen", axis=1)
+    again = net.op("Relu", [net.op("Add", [net.conv("again", seen, 16, 16), inner], "sum")], "r2")
+    last = net.op("Relu", [net.conv("late", again, 16, 16)], "r3")
+    net.op("Abs", [net.conv("head", last, 8, 16)], "y")
+    shape = [1, 8, SIZE, SIZE]
+    graph = helper.make_graph(
+        net.nodes, "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)], net.constants,
+    )  # fmt: skip
+    found = find_layers(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8))
+    assert [layer.name for layer in found] == ["inner", "late"]
+
+
 def test_pairs_stand_on_inputs_and_weights_of_convolutions_and_nowhere_else(model: Any, ranges: Ranges) -> None:
     graph = quantize(model, ranges)
     activations = {"r0", "r1", "a1", "r2", "joined", "r4", "r5"}

@@ -11,6 +11,7 @@ from vtsr.training.exposure import project  # noqa: E402
 from vtsr.training.mobilenet import MobileNetV2  # noqa: E402
 from vtsr.training.network import build_network, multiply_adds_per_pixel, preset_names  # noqa: E402
 from vtsr.training.recursion import halve, upconvert  # noqa: E402
+from vtsr.training.warp import warp  # noqa: E402
 
 SMALL = ["dense-tiny", "pyramid-compact", "pyramid-both"]
 
@@ -30,7 +31,7 @@ def test_every_parameter_learns(preset: str) -> None:
     torch.manual_seed(0)
     network = build_network(preset)
     for module in network.modules():
-        for head in ("head", "detail_head"):
+        for head in ("head", "detail_head", "flow_head"):
             if isinstance(getattr(module, head, None), torch.nn.Conv2d):
                 torch.nn.init.normal_(getattr(module, head).weight, 0, 0.1)
         if isinstance(getattr(module, "regress", None), torch.nn.Linear):
@@ -56,6 +57,37 @@ def test_the_dense_network_leaves_equal_frames_alone() -> None:
     change = (b - frame).abs().amax(dim=(0, 1, 2))  # by column
     assert change[:16].max() == 0
     assert change[40:44].min() > 0
+
+
+def test_sampling_takes_values_from_where_the_flow_points() -> None:
+    frame = torch.rand(1, 3, 16, 24)
+    flow = torch.zeros(1, 2, 16, 24)
+    flow[:, 0], flow[:, 1] = 3.0, -2.0
+    moved = warp(frame, flow)
+    torch.testing.assert_close(moved[..., 2:, :-3], frame[..., :-2, 3:], atol=1e-5, rtol=0)
+    # Beyond the border there is the border.
+    torch.testing.assert_close(moved[..., :2, :-3], frame[..., :1, 3:].expand(-1, -1, 2, -1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(moved[..., 2:, -3:], frame[..., :-2, -1:].expand(-1, -1, -1, 3), atol=1e-5, rtol=0)
+    flow[:, 0], flow[:, 1] = 0.25, 0.0
+    expected = 0.75 * frame[..., :-1] + 0.25 * frame[..., 1:]
+    torch.testing.assert_close(warp(frame, flow)[..., :-1], expected, atol=1e-5, rtol=0)
+
+
+def test_each_output_is_its_own_frame_moved_by_the_flow() -> None:
+    network = build_network("dense-tiny").eval()
+    with torch.no_grad():
+        network.flow_head.bias.copy_(torch.tensor([1.0, 0.0, 0.0, -2.0]))  # nothing else is trained: heads are zero
+        first, second = torch.rand(2, 1, 3, 32, 64)
+        b, a = network(first, second)
+    torch.testing.assert_close(b[..., :-1], first[..., 1:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(a[..., 2:, :], second[..., :-2, :], atol=1e-5, rtol=0)
+
+
+def test_the_network_without_sampling_has_no_flow() -> None:
+    plain, full = build_network("dense-plain"), build_network("dense")
+    assert {name.split(".")[0] for name, _ in full.named_parameters()} - {
+        name.split(".")[0] for name, _ in plain.named_parameters()
+    } == {"flow_head"}
 
 
 def test_default_model_is_within_its_budget() -> None:

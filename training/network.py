@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vtsr.training.pyramid import PyramidDims, PyramidNetwork
+from vtsr.training.warp import warp
 
 UNSHUFFLE = 4  # input pixels per feature, each way: the whole dense network works at quarter size
 RGB = 3
@@ -27,7 +28,9 @@ class DenseDims:
     """Dimensions of a `DenseNetwork`: channels at 1/4, 1/8 and 1/16 size, residual blocks of each stage.
 
     The detail stage at 1/2 size sees the frames again: at 1/4 size two frames are 96 numbers per
-    position, more than the features there can carry, and fine texture would be lost.
+    position, more than the features there can carry, and fine texture would be lost. With ``flow`` it sees
+    them moved as well, each to the time of its output, and the output is a residual to the moved frames:
+    convolutions alone move fine texture badly.
     """
 
     channels: tuple[int, int, int] = (48, 96, 160)
@@ -36,6 +39,7 @@ class DenseDims:
     decoder_blocks: tuple[int, int] = (2, 2)  # at 1/8, then at 1/4
     detail_channels: int = 32
     detail_blocks: int = 2
+    flow: bool = True
 
 
 def conv3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -95,9 +99,9 @@ class MotionGate(nn.Module):
 class DenseNetwork(nn.Module):
     """Convolutional U-Net on the pixel-unshuffled pair; both halves come from one decoder.
 
-    No warping, attention or normalisation: only 3x3 convolutions, ReLU, additions and nearest
-    resizes, which every runtime and precision handles. The output is a residual to the input frames,
-    zero where the frames are equal; it starts at zero, so an untrained network repeats its input.
+    No attention or normalisation: only 3x3 convolutions, ReLU, additions, resizes and, with ``flow``, one
+    bilinear sampling of both frames. The output is the moved frames plus a residual; both leave a frame as it
+    is where the frames are equal, and both start at zero, so an untrained network repeats its input.
     """
 
     def __init__(self, dims: DenseDims) -> None:
@@ -116,17 +120,21 @@ class DenseNetwork(nn.Module):
         self.up1 = Upsample(c2, c1)
         self.decoder1 = blocks(c1, dims.decoder_blocks[1])
         self.head = conv3(c1, pair)
-        self.detail_stem = nn.Conv2d(2 * RGB, dims.detail_channels, 4, stride=2, padding=1)
+        self.flow_head = conv3(c1, 4) if dims.flow else None  # two directions for each frame
+        seen = 4 * RGB if dims.flow else 2 * RGB
+        self.detail_stem = nn.Conv2d(seen, dims.detail_channels, 4, stride=2, padding=1)
         self.up0 = Upsample(c1, dims.detail_channels)
         self.detail = blocks(dims.detail_channels, dims.detail_blocks)
         self.detail_head = conv3(dims.detail_channels, pair // 4)
         self.gate = MotionGate()
         self.grow = nn.Upsample(scale_factor=2, mode="nearest")
+        self.grow_fully = nn.Upsample(scale_factor=UNSHUFFLE, mode="nearest")
         self.shuffle = nn.PixelShuffle(2)
         # Everything else keeps PyTorch's small default weights: with larger ones the first steps of Adam
         # throw the zero heads far off, and training comes to a halt on a plateau.
-        for parameter in (*self.head.parameters(), *self.detail_head.parameters()):
-            nn.init.zeros_(parameter)
+        for head in filter(None, (self.head, self.detail_head, self.flow_head)):
+            for parameter in head.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Estimates the second half of ``first`` and the first half of ``second``.
@@ -149,22 +157,41 @@ class DenseNetwork(nn.Module):
         x = self.middle(torch.relu(self.down2(skip2)))
         x = self.decoder2(torch.relu(skip2 + self.up2(x)))
         x = self.decoder1(torch.relu(skip1 + self.up1(x)))
-        detail = self.detail(torch.relu(self.detail_stem(centred) + self.up0(x)))
+        moved = None if self.flow_head is None else self._moved(first, second, self.flow_head(x)) - pair
+        seen = centred if moved is None else torch.cat([centred, moved], dim=1)
+        detail = self.detail(torch.relu(self.detail_stem(seen) + self.up0(x)))
         residual = self.shuffle(self.head(x)) + self.detail_head(detail)  # at 1/2 size, 4 x 6 channels
-        out = pair + self.shuffle(residual * self.grow(self.gate(first, second)))
+        gate = self.gate(first, second)
+        out = pair + self.shuffle(residual * self.grow(gate))
+        if moved is not None:
+            out = out + moved * self.grow_fully(gate)
         return out[:, :RGB], out[:, RGB:]
+
+    def _moved(self, first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
+        """Both frames, each moved by its two channels of ``flow`` at 1/4 size: (N, 6, H, W)."""
+        # In single precision: half cannot tell apart the columns of a wide picture. In one batch: runtimes
+        # share the planes out among threads, and six divide better than three.
+        fine = functional.interpolate(flow.float(), scale_factor=UNSHUFFLE, mode="bilinear")
+        moved = warp(torch.cat([first, second]), torch.cat([fine[:, :2], fine[:, 2:]]))
+        count = first.shape[0]  # chunk() would fix the batch size in an exported graph
+        return torch.cat([moved[:count], moved[count:]], dim=1)
 
 
 DENSE_PRESETS: dict[str, DenseDims] = {
     "dense-tiny": DenseDims((16, 24, 32), (1, 1), 1, (1, 1), 8, 1),  # for tests
     "dense-fast": DenseDims((32, 64, 128), (1, 2), 4, (2, 2), 24, 1),
     "dense": DenseDims(),
+    "dense-plain": DenseDims(flow=False),  # what the sampling is worth
+    "dense-fast-plain": DenseDims((32, 64, 128), (1, 2), 4, (2, 2), 24, 1, flow=False),
     "dense-quality": DenseDims((96, 192, 256), (3, 3), 6, (3, 4), 64, 2),
 }
 
 
 PYRAMID_PRESETS: dict[str, PyramidDims] = {
     "pyramid-compact": PyramidDims(width=0.35, channels=32, aggregate=16),
+    "pyramid-compact-attention": PyramidDims(0.35, 32, 16, attention=True),
+    "pyramid-compact-alignment": PyramidDims(0.35, 32, 16, alignment=True),
+    "pyramid-compact-both": PyramidDims(0.35, 32, 16, attention=True, alignment=True),
     "pyramid": PyramidDims(),  # the size of the thesis: full MobileNetV2
     "pyramid-attention": PyramidDims(attention=True),
     "pyramid-alignment": PyramidDims(alignment=True),
