@@ -138,7 +138,8 @@ def test_what_sees_the_picture_again_or_says_where_to_sample_it_is_no_layer() ->
     features = net.op("Relu", [net.conv("stem", "x", 16, 8)], "r0")
     inner = net.op("Relu", [net.conv("inner", features, 16, 16)], "r1")
     # A flow for every position, in the layout of a sampling grid; how far it goes does not matter here.
-    flow = net.op("Transpose", [net.op("Tanh", [net.conv("flow", inner, 2, 16, size=5)], "t")], "grid", perm=[0, 2, 3, 1])
+    bounded = net.op("Tanh", [net.conv("flow", inner, 2, 16, size=5)], "bounded")
+    flow = net.op("Transpose", [bounded], "grid", perm=[0, 2, 3, 1])
     moved = net.op("GridSample", ["x", flow], "moved", align_corners=0)
     seen = net.op("Concat", ["x", moved], "seen", axis=1)
     again = net.op("Relu", [net.op("Add", [net.conv("again", seen, 16, 16), inner], "sum")], "r2")
