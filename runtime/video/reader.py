@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Generator, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -18,7 +19,8 @@ from vtsr.errors import InputError
 from vtsr.runtime.frame import Frame, Planes
 from vtsr.runtime.video.colour import ALIASES, UNSPECIFIED, ColourTags, has_alpha, pixel_format, pixel_name
 from vtsr.runtime.video.containers import open_container
-from vtsr.runtime.video.facts import Timeline, VideoFacts
+from vtsr.runtime.video.decoder import Decoder
+from vtsr.runtime.video.facts import MAX_PIXELS, Timeline, VideoFacts, check_size
 from vtsr.runtime.video.hdr import hdr_of
 from vtsr.runtime.video.pictures import Converter, planes_of
 from vtsr.runtime.video.streams import is_cover, side_data
@@ -63,7 +65,6 @@ class VideoReader:
         format: str | None = None,
         options: dict[str, str] | None = None,
     ) -> None:
-        self.damaged_packets = 0
         self.damaged_frames = 0
         self.frames_read = 0
         self._warnings: list[str] = []
@@ -71,11 +72,16 @@ class VideoReader:
         self._longest = Fraction(0)
         self._shortest: Fraction | None = None
         self._convert = Converter()
+        self._marked_packets = 0
         self._container = _open(file, format, options)
         try:
             self._stream = _video_stream(self._container)
-            self._stream.codec_context.thread_count = threads
+            context = self._stream.codec_context
+            check_size(_name(self._container), context.width, context.height)
+            context.thread_count = threads
             self._stream.thread_type = "AUTO"
+            again = partial(open_container, file, format=format, options=options)
+            self._decoder = Decoder(self._stream, again if isinstance(file, str | Path) else None, MAX_PIXELS)
             self._note_streams()
             self.timeline = self._seek(start, duration)
             self._begin = self.timeline.origin if self.timeline.cut else None
@@ -216,45 +222,18 @@ class VideoReader:
             if packet.is_discard:
                 self._discarded += 1
             if packet.is_corrupt:
-                self.damaged_packets += 1
+                self._marked_packets += 1
             yield from self._decoded(packet)
 
     def _decoded(self, packet: Any) -> list[av.VideoFrame]:
         try:
-            frames: list[av.VideoFrame] = self._stream.decode(packet)
-        except av.error.EOFError:
-            return []
-        except av.error.FFmpegError:
-            self.damaged_packets += 1
-            return []
+            frames: list[av.VideoFrame] = self._decoder.decode(packet)
+        except MemoryError as error:
+            raise InputError(
+                f"There is not enough memory for the pictures of {_name(self._container)}; scale it down first."
+            ) from error
         self.damaged_frames += sum(frame.is_corrupt for frame in frames)
         return frames
-
-    def skip_to(self, index: int, pts: Fraction) -> bool:
-        """Goes on with frame ``index``, which begins at ``pts`` seconds, without decoding all before it.
-
-        To be called before iterating. False if no frame with that time is found there; the reader is of no more
-        use then.
-        """
-        before = self.frames_read - 1  # the first frame of the part to use has been read
-        self._pictures.close()
-        try:
-            self._container.seek(int(pts / self._stream.time_base), stream=self._stream)
-        except av.error.FFmpegError:
-            return False
-        self._begin, self._index = pts, index
-        self._pictures = self._decode()
-        first = next(self._pictures, None)
-        if first is None or first[1] != pts:
-            return False
-        self._first = first
-        self.frames_read = before + index + 1
-        return True
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether nothing was damaged or missing so far."""
-        return not (self.damaged_packets or self.damaged_frames or len(self._warnings) > self._opening_warnings)
 
     def __iter__(self) -> Iterator[Frame]:
         facts, end = self.facts, self.timeline.end
@@ -297,9 +276,15 @@ class VideoReader:
             )
         name = pixel_name(facts.format)
         stored = ALIASES.get(frame.format.name, frame.format.name)
-        if stored != name:
-            frame = self._convert(frame, name, facts.format.full_range)
-        return planes_of(frame, facts.format)
+        try:
+            if stored != name:
+                frame = self._convert(frame, name, facts.format.full_range)
+            return planes_of(frame, facts.format)
+        except (av.error.FFmpegError, MemoryError, ValueError) as error:
+            raise InputError(
+                f"A picture of {facts.name} cannot be converted from {frame.format.name} to {name} "
+                f"({_reason(error)}); convert the video first."
+            ) from error
 
     # Results
 
@@ -311,6 +296,11 @@ class VideoReader:
     @property
     def has_audio(self) -> bool:
         return bool(self._container.streams.audio)
+
+    @property
+    def damaged_packets(self) -> int:
+        """How many packets were marked as damaged or could not be decoded."""
+        return self._marked_packets + self._decoder.damaged_packets
 
     @property
     def is_constant_rate(self) -> bool:
@@ -351,6 +341,7 @@ class VideoReader:
 
     def close(self) -> None:
         self._pictures.close()
+        self._decoder.close()
         self._container.close()
 
     def __enter__(self) -> VideoReader:
