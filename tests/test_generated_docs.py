@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import vtsr
+
 DOCS = Path(__file__).parent.parent / "docs"
 DRAWINGS = runpy.run_path(str(DOCS / "tools" / "diagrams.py"))["DRAWINGS"]
 
@@ -29,3 +31,14 @@ def test_the_diagram_of_the_recursion_counts_right(frames: int, levels: int) -> 
     assert shapes.count("circle") == sum(2**k * frames - 1 for k in range(levels))
     boxes_around = 1 + 2  # the paper and the legend
     assert shapes.count("rect") == sum(2**k * frames for k in range(levels + 1)) + boxes_around
+
+
+def test_the_reference_is_current() -> None:
+    written = runpy.run_path(str(DOCS / "tools" / "api.py"))["reference"]()
+    assert (DOCS / "api.md").read_text(encoding="utf-8") == written, "run python docs/tools/api.py"
+
+
+def test_the_reference_has_every_public_name() -> None:
+    reference = (DOCS / "api.md").read_text(encoding="utf-8")
+    missing = [name for name in vtsr.__all__ if name != "__version__" and f"\n#### {name}\n" not in reference]
+    assert not missing
