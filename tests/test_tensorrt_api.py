@@ -228,6 +228,19 @@ def test_engines_of_many_sizes_overlap_only_where_profiles_are_shared(exercised:
     assert ("TensorRT 8 cannot overlap" in refused) == exercised["version"].startswith("8.")
 
 
+def test_contexts_of_many_sizes_are_given_their_profile_where_they_do_not_begin_with_it(
+    exercised: dict[str, Any]
+) -> None:
+    if exercised["version"].startswith("8."):
+        pytest.skip("refused there")
+    assert exercised["dynamic"]["profiles"] == []
+    given = exercised["dynamic without profile"]
+    assert given["profiles"] == [[0, 0]] * 2  # profile and stream, for each of two contexts
+    assert given["profile_waited_for"] == 2
+    assert given["wrong_calls"] == []
+    assert "cannot share an engine of many sizes; export" in exercised["dynamic and refused"]["refused"]
+
+
 def test_nothing_here_could_have_run_on_a_gpu(exercised: dict[str, Any]) -> None:
     assert exercised["no_gpu"]
 
