@@ -110,7 +110,7 @@ def definitions(module: str, names: list[str] | None) -> list[Definition]:
     }
     missing = set(names or ()) - set(found)
     if missing:
-        raise LookupError(f"{module} has no documented {', '.join(sorted(missing))}; see CONTENTS in docs/tools/api.py.")
+        raise LookupError(f"{module} has no documented {', '.join(sorted(missing))}; mend CONTENTS in this script.")
     return [found[name] for name in names] if names else list(found.values())
 
 
@@ -199,7 +199,8 @@ def described(node: Definition) -> str:
             kind = ast.unparse(method.returns) if method.returns else ""
             parts.append(f"**{node.name}.{method.name}**: `{kind}`\n\n{prose(said)}")
         else:
-            parts.append(f"{signature(f'{node.name}.{method.name}', arguments(method), method.returns)}\n\n{prose(said)}")
+            call = signature(f"{node.name}.{method.name}", arguments(method), method.returns)
+            parts.append(f"{call}\n\n{prose(said)}")
     return "\n\n".join(parts)
 
 
