@@ -81,7 +81,8 @@ class VideoReader:
             context.thread_count = threads
             self._stream.thread_type = "AUTO"
             again = partial(open_container, file, format=format, options=options)
-            self._decoder = Decoder(self._stream, again if isinstance(file, str | Path) else None, MAX_PIXELS)
+            self._reopen = again if isinstance(file, str | Path) else None
+            self._decoder = Decoder(self._stream, self._reopen, MAX_PIXELS)
             self._note_streams()
             self.timeline = self._seek(start, duration)
             self._begin = self.timeline.origin if self.timeline.cut else None
@@ -234,6 +235,33 @@ class VideoReader:
             ) from error
         self.damaged_frames += sum(frame.is_corrupt for frame in frames)
         return frames
+
+    def skip_to(self, index: int, pts: Fraction) -> bool:
+        """Goes on with frame ``index``, which begins at ``pts`` seconds, without decoding all before it.
+
+        To be called before iterating. False if no frame with that time is found there; the reader is of no more
+        use then.
+        """
+        before = self.frames_read - 1  # the first frame of the part to use has been read
+        self._pictures.close()
+        try:
+            self._container.seek(int(pts / self._stream.time_base), stream=self._stream)
+        except av.error.FFmpegError:
+            return False
+        self._begin, self._index = pts, index
+        self._decoder = Decoder(self._stream, self._reopen, MAX_PIXELS)
+        self._pictures = self._decode()
+        first = next(self._pictures, None)
+        if first is None or first[1] != pts:
+            return False
+        self._first = first
+        self.frames_read = before + index + 1
+        return True
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was damaged or missing so far."""
+        return not (self.damaged_packets or self.damaged_frames or len(self._warnings) > self._opening_warnings)
 
     def __iter__(self) -> Iterator[Frame]:
         facts, end = self.facts, self.timeline.end
