@@ -59,7 +59,7 @@ class Decoder:
             return []
         except av.error.MemoryError as error:
             raise MemoryError(str(error)) from error
-        except av.error.FFmpegError:
+        except (av.error.FFmpegError, ValueError):  # a decoder that does not open is no decoder afterwards
             if self._second is None and self._can_repeat():
                 return self._again()
             self.damaged_packets += 1
@@ -98,9 +98,8 @@ class Decoder:
             self._packets = None
 
     def _can_repeat(self) -> bool:
-        # Without times it cannot be told which pictures have been delivered.
         several = self._context.thread_count != FEWEST_THREADS
-        return several and self._reopen is not None and self._packets is not None and None not in self._delivered
+        return several and self._reopen is not None and self._packets is not None
 
     def _again(self) -> list[Any]:
         assert self._reopen is not None
@@ -115,6 +114,7 @@ class Decoder:
             return []
         context.thread_count, context.options = FEWEST_THREADS, self._limits
         self._context = context
+        # Pictures are told apart by their times. Those without any may be lost here, but none comes twice.
         delivered = Counter(self._delivered)
         frames = []
         for packet in packets:

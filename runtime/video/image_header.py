@@ -8,15 +8,20 @@ from __future__ import annotations
 import re
 import struct
 
-_PNM = re.compile(rb"P([1-7])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
+_PNM = re.compile(rb"P([1-7])(?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s")
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers that begin with the size
+_JPEG_MARKERS = 10_000  # more of them, or filling, before the size is a trap
+_PNG_CHUNKS = 200_000
 _JPEG_BARE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TIFF_TYPES = {1: 1, 3: 2, 4: 4, 16: 8}  # bytes of the integer types that sizes come in
 
 
 def stated_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) in pixels of a PNG, JPEG, TIFF, BMP, WebP, PNM or JPEG 2000 file; None for anything else."""
+    """(width, height) in pixels of a PNG, JPEG, TIFF, BMP, WebP, PNM or JPEG 2000 file; None for anything else.
+
+    None, too, for a PNG file that ends within a chunk, which no decoder takes.
+    """
     for begin, read in _READERS:
         if data.startswith(begin):
             try:
@@ -28,7 +33,14 @@ def stated_size(data: bytes) -> tuple[int, int] | None:
 
 def _png(data: bytes) -> tuple[int, int] | None:
     width, height = struct.unpack_from(">II", data, 16)
-    return (width, height) if data[12:16] == b"IHDR" else None
+    at = 8
+    for _ in range(_PNG_CHUNKS):
+        (length,) = struct.unpack_from(">I", data, at)
+        kind, at = data[at + 4 : at + 8], at + 12 + length
+        if kind == b"IEND" or at > len(data):
+            break
+    # OpenCV sets aside what a chunk states, up to 2 GiB, whether it is there or not.
+    return (width, height) if data[12:16] == b"IHDR" and at <= len(data) else None
 
 
 def _bmp(data: bytes) -> tuple[int, int] | None:
@@ -42,7 +54,7 @@ def _bmp(data: bytes) -> tuple[int, int] | None:
 
 def _jpeg(data: bytes) -> tuple[int, int] | None:
     at = 2
-    while at < len(data):
+    for _ in range(_JPEG_MARKERS):
         if data[at] != 0xFF:  # a decoder skips to the next marker
             at = data.find(b"\xff", at)
             if at < 0:

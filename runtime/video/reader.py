@@ -20,6 +20,7 @@ from vtsr.runtime.frame import Frame, Planes
 from vtsr.runtime.video.colour import ALIASES, UNSPECIFIED, ColourTags, has_alpha, pixel_format, pixel_name
 from vtsr.runtime.video.containers import open_container
 from vtsr.runtime.video.decoder import Decoder
+from vtsr.runtime.video.extent import missing_bytes
 from vtsr.runtime.video.facts import MAX_PIXELS, Timeline, VideoFacts, check_size
 from vtsr.runtime.video.hdr import hdr_of
 from vtsr.runtime.video.pictures import Converter, planes_of
@@ -73,9 +74,10 @@ class VideoReader:
         self._shortest: Fraction | None = None
         self._convert = Converter()
         self._marked_packets = 0
-        self._container = _open(file, format, options)
+        self._missing_bytes = missing_bytes(Path(file)) if isinstance(file, str | Path) else None
+        self._container = _open(file, format, options, self._missing_bytes)
         try:
-            self._stream = _video_stream(self._container)
+            self._stream = _video_stream(self._container, self._missing_bytes)
             context = self._stream.codec_context
             check_size(_name(self._container), context.width, context.height)
             context.thread_count = threads
@@ -357,6 +359,9 @@ class VideoReader:
                     f"The pictures of {self.facts.name} end after {_seconds(self._last_end)} s, but it says it "
                     f"lasts {_seconds(end)} s; it may be incomplete."
                 )
+        if self._missing_bytes and not any("incomplete" in note for note in notes):
+            lost = self._missing_bytes
+            notes.append(f"{self.facts.name} is incomplete: at least {lost} bytes are missing at its end.")
         return notes
 
     @property
@@ -381,13 +386,17 @@ class VideoReader:
         self.close()
 
 
-def _open(file: str | Path | BinaryIO, format: str | None, options: dict[str, str] | None) -> Any:
+def _open(
+    file: str | Path | BinaryIO, format: str | None, options: dict[str, str] | None, missing: int | None
+) -> Any:
     name = str(file) if isinstance(file, str | Path) else "the input"
     if isinstance(file, str | Path):
         check_readable(Path(file))
     try:
         container = open_container(file, format=format, options=options)
     except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
+        if missing:
+            raise InputError(_cut_short(name, missing)) from error
         raise InputError(
             f"{name} is not a video that can be read ({_reason(error)}); give a video file, a folder of "
             "images or a pattern such as frames/%05d.png."
@@ -410,8 +419,17 @@ def check_readable(path: Path) -> None:
         raise InputError(f"{path} is empty; give a complete video file.")
 
 
-def _video_stream(container: Any) -> Any:
+def _cut_short(name: str, missing: int) -> str:
+    return (
+        f"{name} is incomplete: at least {missing} bytes are missing at its end, without which nothing of it can be "
+        "read; copy it again."
+    )
+
+
+def _video_stream(container: Any, missing: int | None) -> Any:
     streams = [s for s in container.streams.video if not is_cover(s)]
+    if not streams and missing:
+        raise InputError(_cut_short(_name(container), missing))
     if not streams:
         raise InputError(f"{_name(container)} has no video stream; give a file with pictures in it.")
     if streams[0].codec_context is None:
