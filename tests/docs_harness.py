@@ -201,7 +201,7 @@ def check(place: str, text: str) -> None:
 
 
 def _check_arguments(place: str, text: str, main: Main, arguments: Sequence[str]) -> None:
-    if not {"--help", "--version"} & set(arguments):
+    if not {"--help", "--version", "--completion"} & set(arguments):
         wrong = refuses(main, arguments)
         assert wrong is None, f"{place}: `{text}` is refused: {wrong}"
 

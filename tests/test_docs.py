@@ -38,7 +38,8 @@ def test_a_reader_can_follow_a_document(
 ) -> None:
     shutil.copytree(footage, tmp_path / "desk")
     monkeypatch.chdir(tmp_path / "desk")
-    monkeypatch.setenv("VTSR_CACHE", str(tmp_path / "cache"))  # not the user's
+    monkeypatch.setenv("HOME", str(tmp_path))  # not the user's
+    monkeypatch.setenv("VTSR_CACHE", str(tmp_path / "cache"))
     Reader(CHANGES, NOT_RUN, footage).follow(document, dict(NAMES.get(document.name, {})))
 
 
@@ -73,7 +74,7 @@ def test_commands_stand_where_they_are_run(document: Path) -> None:
 def test_options_in_running_text_exist(document: Path) -> None:
     for span in re.findall(r"`([^`]+)`", prose(document)):
         words = span.split()
-        if words[0] in commands():
+        if words and words[0] in commands():
             unknown = set(FLAG.findall(span.partition(" ")[2])) - _options(words[0])
             assert not unknown, f"{document.name}: `{span}`: {words[0]} has no {unknown}"
 
