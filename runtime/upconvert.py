@@ -37,7 +37,7 @@ EXAMPLES = """examples:
 
 def parser() -> Parser:
     """The command's options."""
-    options = Parser(prog="vtsr-upconvert", description=DESCRIPTION, epilog=EXAMPLES)
+    options = Parser(prog="vtsr-upconvert", description=DESCRIPTION, epilog=EXAMPLES, guide="upconvert.md")
     options.add_argument(
         "input", metavar="IN",
         help="video file, folder of images, pattern such as in/%%05d.png, - for y4m or raw video on stdin, "

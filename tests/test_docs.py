@@ -10,13 +10,6 @@ import pytest
 from docs_harness import DOCUMENTS, ROOT, Reader, blocks, check, command_lines, commands, parser_of, prose
 from docs_rules import CHANGES, NAMES, NOT_RUN, prepare
 
-# Where every option of a command is explained, if not in the guide of its own name (vtsr-NAME: docs/NAME.md).
-GUIDES = {
-    "vtsr-evaluate": "evaluation.md",
-    "vtsr-train": "training.md",
-    "vtsr-scenes": "training.md",
-    "vtsr-calibrate": "int8.md",
-}
 COMMON = {"-h", "--help", "--version", "--completion"}  # explained by --help itself
 FLAG = re.compile(r"(?<![\w-])--?[a-zA-Z][\w-]*")
 
@@ -99,9 +92,12 @@ def _anchors(document: Path) -> set[str]:
 
 @each_command
 def test_every_option_is_explained_in_the_guide(name: str) -> None:
-    guide = ROOT / "docs" / GUIDES.get(name, f"{name.removeprefix('vtsr-')}.md")
+    parser = parser_of(commands()[name])
+    named = re.search(r"^guide: (docs/\w+\.md)$", parser.epilog or "", re.M)
+    assert named, f"{name} --help names no guide; give its Parser guide=..."
+    guide = ROOT / named[1]
     explained = set(FLAG.findall(guide.read_text(encoding="utf-8")))
-    actions = parser_of(commands()[name])._actions
+    actions = parser._actions
     missing = [a.option_strings[-1] for a in actions if a.option_strings and not explained & set(a.option_strings)]
     assert set(missing) <= COMMON, f"{guide.name} does not mention {set(missing) - COMMON}"
 
