@@ -393,7 +393,7 @@ def describe_job(
         "--size": args.size,
         "--input-pix-fmt": args.input_pix_fmt,
         THREADS: target.threads if target else None,
-        "segments of frames": segment_frames(args),
+        "--segment-frames": segment_frames(args),
         "the output name": Path(args.output).name,
     }
     return source | options | software_identity(args.model) | {REPLACES: args.yes}

@@ -119,14 +119,14 @@ def chain_of_kills(arguments: list[str], output: Path, kills: int, longest: floa
                     from vtsr.runtime.upconvert import main
 
                     code = main([*arguments, "--resume", "-q"])
-                except BaseException:
+                except BaseException:  # noqa: BLE001  # a fork must not go on as its parent
                     traceback.print_exc()
                 finally:
                     sys.stderr.flush()
                     os._exit(code)
         if killed < kills:
-            deadline = time.monotonic() + chance.uniform(0.0, longest)
-            while time.monotonic() < deadline and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            look, deadline = os.WEXITED | os.WNOHANG | os.WNOWAIT, time.monotonic() + chance.uniform(0.0, longest)
+            while time.monotonic() < deadline and os.waitid(os.P_PID, child, look) is None:
                 time.sleep(0.001)
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 from vtsr.errors import OutputError
 from vtsr.runtime.segments.ledger import MARKED, Observed
 from vtsr.runtime.segments.marks import Mark
+from vtsr.runtime.strict import Malformed, expect, is_int, parse_json
 
 try:
     import fcntl
@@ -45,10 +46,6 @@ Value = str | int | float | bool | None
 
 class DamagedJournalError(OutputError):
     """The journal cannot be used."""
-
-
-class _Unusable(Exception):
-    """A line is not what it should be."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +93,11 @@ class Segment:
             "longest", "clean", "tail",
         }  # fmt: skip
         if set(line) != expected:
-            raise _Unusable
+            raise Malformed("it is not a line of a journal")
         frames = _whole(line["frames"], 1, MAX_FRAMES)
         clipped = line["clipped"]
         if type(clipped) not in (int, float) or not 0 <= clipped <= frames:
-            raise _Unusable
+            raise Malformed("it is not a line of a journal")
         observed = Observed(
             frames,
             _whole(line["duplicates"], 0, frames),
@@ -142,12 +139,12 @@ class End:
     def from_json(cls, line: dict[str, Any]) -> End:
         facts = line["end"]
         if set(line) != {"end"} or not isinstance(facts, dict):
-            raise _Unusable
+            raise Malformed("it is not a line of a journal")
         if set(facts) != {"warnings", "damaged_packets", "damaged_frames"}:
-            raise _Unusable
+            raise Malformed("it is not a line of a journal")
         warnings = _list(facts["warnings"], MAX_LINE)
         if not all(isinstance(text, str) for text in warnings):
-            raise _Unusable
+            raise Malformed("it is not a line of a journal")
         return cls(
             tuple(warnings),
             _whole(facts["damaged_packets"], 0, MAX_SEGMENT),
@@ -204,7 +201,7 @@ class Journal:
         try:
             _lock(file, folder)
             journal = cls._parse(folder, file)
-        except (_Unusable, ValueError, RecursionError) as error:
+        except Malformed as error:
             file.close()
             raise DamagedJournalError(f"The journal {path} is damaged; start again with -y.") from error
         except BaseException:
@@ -222,19 +219,19 @@ class Journal:
         header = lines[0]
         job = header.get("job")
         if set(header) != {"format", "job"} or header["format"] != FORMAT or not isinstance(job, dict):
-            raise _Unusable
+            raise Malformed("it is not a line of a journal")
         if not all(type(value) in (str, int, float, bool, type(None)) for value in job.values()):
-            raise _Unusable
+            raise Malformed("it is not a line of a journal")
         journal = cls(folder, job, file)
         for line in lines[1:]:
             if journal.ended is not None:
-                raise _Unusable
+                raise Malformed("it is not a line of a journal")
             if "end" in line and "segment" not in line:
                 journal.ended = End.from_json(line)
                 continue
             segment = Segment.from_json(line)
             if segment.number in journal.segments:
-                raise _Unusable
+                raise Malformed("it is not a line of a journal")
             journal.segments[segment.number] = segment
         file.truncate(good)
         file.seek(good)
@@ -323,57 +320,45 @@ def _lines(file: BinaryIO) -> tuple[list[dict[str, Any]], int]:
     while (stop := data.find(b"\n", good)) >= 0:
         text = data[good:stop]
         if len(text) > MAX_LINE:
-            raise _Unusable
+            raise Malformed("it is not a line of a journal")
         try:
-            line = json.loads(text.decode(), parse_constant=_refuse, object_pairs_hook=_unique)
-        except ValueError:
+            line = parse_json(text)
+        except Malformed:
             # A power failure may leave a block of zeros, or of anything, where the last lines should be.
             if b"\n" in data[stop + 1 :].rstrip(b"\0"):
                 raise
             break
         if not isinstance(line, dict):
-            raise _Unusable
+            raise Malformed("it is not a line of a journal")
         found.append(line)
         good = stop + 1
     return found, good
 
 
-def _refuse(constant: str) -> Any:
-    raise _Unusable
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    whole = dict(pairs)
-    if len(whole) != len(pairs):
-        raise _Unusable
-    return whole
-
-
 def _whole(value: Any, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise _Unusable
-    return value
+    expect(is_int(value, low, high), "a number is out of range")
+    return int(value)
 
 
 def _flag(value: Any) -> bool:
     if type(value) is not bool:
-        raise _Unusable
+        raise Malformed("it is not a line of a journal")
     return value
 
 
 def _list(value: Any, most: int) -> list[Any]:
     if not isinstance(value, list) or len(value) > most:
-        raise _Unusable
+        raise Malformed("it is not a line of a journal")
     return value
 
 
 def _fraction(value: Any) -> Fraction:
     if not isinstance(value, str) or not _FRACTION.fullmatch(value):
-        raise _Unusable
+        raise Malformed("it is not a line of a journal")
     return Fraction(value)
 
 
 def _mark(entry: Any) -> Mark:
     if not isinstance(entry, list) or len(entry) != 3:
-        raise _Unusable
+        raise Malformed("it is not a line of a journal")
     return Mark(_whole(entry[0], 0, MAX_TICK), _fraction(entry[1]), _whole(entry[2], 0, 2**32 - 1))
