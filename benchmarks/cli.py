@@ -28,7 +28,7 @@ def parser() -> Parser:
     """The command's options."""
     from vtsr.benchmarks.runner import BENCHES
 
-    options = Parser(prog="vtsr-bench", description=__doc__, epilog=EXAMPLES)
+    options = Parser(prog="vtsr-bench", description=__doc__, epilog=EXAMPLES, guide="performance.md")
     device = options.add_mutually_exclusive_group()
     device.add_argument("--cpu", action="store_true", help="measure the CPU (this is the default)")
     device.add_argument("--gpu", action="store_true", help="measure the TensorRT runtime on an NVIDIA GPU")

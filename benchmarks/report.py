@@ -8,6 +8,7 @@ writes docs/performance.md and its plots from benchmarks/results/ of a checkout.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from vtsr.errors import InputError, OutputError
 from vtsr.options import Parser, run_cli
 
 ROOT = Path(__file__).parent.parent
+SPEED_WORK = "speed-work.json"  # what was made faster: a list of seen, change, predicted, gained
 BUSY = 0.25  # load per core from which on a machine counts as busy
 AIMS = {"eager": 3.0, "int8": 1.3, "cold": 1.0, "overhead": 0.10}  # what the project wants to reach
 
@@ -375,37 +377,30 @@ def left_out(results: Results) -> Lines:
 
 
 def gpu_sections(results: Results) -> list[Lines]:
-    """A table for every kind of row, with the columns the rows have."""
+    """Goals first, then a table for every kind of row, with the columns the rows have."""
     facts = results.machine
-    named = ", ".join(f"{name} {value}" for name, value in {**facts, **results.versions}.items() if not _nested(value))
-    sections = [[f"Measured on: {named}; revision {results.revision or 'unknown'}{_on(results.date)}.", ""]]
-    for bench in dict.fromkeys(str(row.get("bench", "")) for row in results.rows):
-        rows = [_flat(row) for row in results.rows if str(row.get("bench", "")) == bench]
+    libraries = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    measured = f"Measured on {facts.get('GPU', 'an unknown GPU')} ({facts.get('cpu', 'unknown CPU')}): {libraries}"
+    sections = [[f"{measured}; revision {results.revision or 'unknown'}, {results.date}.", ""]]
+    goals = results.of("goals")
+    if goals:
+        said = (f"- {g['goal']} {_cell(g['aim'])}: **{_cell(g['value'])}**"
+                f" ({'reached' if g['reached'] else 'not reached'})" for g in goals)  # fmt: skip
+        sections.append([*said, ""])
+    for bench in dict.fromkeys(str(row["bench"]) for row in results.rows if row["bench"] != "goals"):
+        rows = results.of(bench)
         columns = [c for c in dict.fromkeys(name for row in rows for name in row) if c != "bench"]
         body = [[_cell(row.get(column, "")) for column in columns] for row in rows]
-        sections.append([*([f"### {bench[:1].upper()}{bench[1:]}", ""] if bench else []), *table(columns, body)])
+        heads = [column.replace("_", " ") for column in columns]
+        sections.append([f"### {bench[:1].upper()}{bench[1:]}", "", *table(heads, body)])
+    if results.missing:
+        sections.append(["### Not measured on the GPU", "", *(f"- {reason}" for reason in results.missing), ""])
     return sections
 
 
-def _on(date: str) -> str:
-    return f", {date}" if date else ""
-
-
-def _nested(value: Any) -> bool:
-    return isinstance(value, dict | list)
-
-
-def _flat(row: Row, prefix: str = "") -> Row:
-    flat: Row = {}
-    for name, value in row.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name} ")
-        elif not isinstance(value, list):
-            flat[prefix + name] = value
-    return flat
-
-
 def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -429,6 +424,7 @@ are compared, the ratio is the median over rounds of the ratio within a round, w
 Seconds are medians too. All footage is rendered on the spot, so that anybody can repeat every figure.
 """
 
+NO_CPU = "The CPU has not been measured with this version yet; `benchmarks/run_cpu.sh` does it in about ten minutes."
 NO_GPU = (
     "The TensorRT runtime has not been measured on a GPU yet; `benchmarks/run_gpu.sh` builds, checks and times "
     "everything where there is one."
@@ -438,8 +434,11 @@ NO_GPU = (
 def performance(results: Sequence[Results], speed_work: Sequence[Row] = ()) -> str:
     """docs/performance.md."""
     lines = [*INTRODUCTION.splitlines(), ""]
-    for found in (r for r in results if r.kind == CPU):
+    cpus = [r for r in results if r.kind == CPU]
+    for found in cpus:
         lines += [line for section in cpu_sections(found) for line in section]
+    if not cpus:
+        lines += [NO_CPU, ""]
     lines += ["## NVIDIA GPUs", ""]
     gpus = [r for r in results if r.kind == GPU]
     for found in gpus:
@@ -456,15 +455,9 @@ def performance(results: Sequence[Results], speed_work: Sequence[Row] = ()) -> s
 
 def committed(folder: Path) -> tuple[list[Results], list[Row]]:
     """The result files of a folder in order of their names, and the notes on speed work."""
-    import json
-
-    results, work = [], []
-    for path in sorted(folder.glob("*.json")):
-        if path.name == "speed-work.json":
-            work = json.loads(path.read_text(encoding="utf-8"))
-        elif json.loads(path.read_text(encoding="utf-8")).get("kind") in (CPU, GPU):
-            results.append(load(path))
-    return results, work
+    notes = folder / SPEED_WORK
+    work = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else []
+    return [load(path) for path in sorted(folder.glob("*.json")) if path != notes], work
 
 
 def _body(args: argparse.Namespace) -> int:

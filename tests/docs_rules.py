@@ -60,6 +60,7 @@ NOT_RUN = [
         makes={"my-model": "tiny", "deploy/mine": "tiny"},
     ),
     NotRun(r"^vtsr-calibrate .*--(gate|install)", "takes minutes; tests/test_calibration_model.py gates and installs"),
+    NotRun(r"^vtsr-bench", "takes minutes; tests/test_bench_cli.py measures small frames"),
     NotRun(r"^vtsr-evaluate --suite", "takes minutes; tests/test_evaluation_suite.py builds one"),
     NotRun(r"^vtsr-train .*--config thesis", "needs data sets that have to be downloaded"),
     NotRun(r"^torchrun", "takes four processes; tests/test_training_run.py runs two"),
