@@ -19,6 +19,7 @@ MANIFEST_NAME = "manifest.json"
 FORMAT = "vtsr-model-1"
 MAX_FILES = 1000
 MAX_FILE_BYTES = 1 << 40
+_PRECISIONS = ("fp32", "fp16", "int8")
 _NEEDED = ("format", "name", "precision", "consistency", "vtsr", "files")
 _OPTIONAL = ("opset", "parameters", "multiply_adds_per_pixel", "check", "facts", "source", "int8")
 INT8_STEP = "step_int8.onnx"  # the step in integers for CPUs, which a model may have besides step.onnx
@@ -96,6 +97,7 @@ def _read_manifest(folder: Path, manifest: Any) -> ModelFolder:
     expect(stated == FORMAT, "its format is no text")
     for key in ("name", "precision", "vtsr"):
         expect(isinstance(manifest[key], str) and len(manifest[key]) <= 200, f"{key!r} is no short text")
+    expect(manifest["precision"] in _PRECISIONS, "'precision' is unknown")
     expect(type(manifest["consistency"]) is bool, "'consistency' is neither true nor false")
     for key in ("opset", "parameters", "multiply_adds_per_pixel"):
         expect(key not in manifest or is_int(manifest[key], 0, 1 << 50), f"{key!r} is no count")

@@ -89,7 +89,7 @@ def open_scenes(folder: Path) -> NDArray[np.uint8]:
     if not path.is_file():
         raise InputError(f"There is no scene cache in {folder}; make one with vtsr-scenes.")
     try:
-        scenes: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+        scenes: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(f"The scene cache {path} cannot be read; remove it and make it again ({error}).") from error
     if scenes.ndim != 5 or scenes.shape[-1] != 3 or scenes.dtype != np.uint8:
