@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vtsr.errors import OptionError, OutputError
 from vtsr.options import MAX_LEVELS, Parser, add_model_options, run_cli
+from vtsr.runtime.batch import check_batch, is_batch, run_batch
 from vtsr.runtime.conversion import DEMO, PIPE, Outcome, convert, say, write_report
 from vtsr.runtime.segments.ledger import MARKED
 from vtsr.runtime.segments.span import SEGMENT_FRAMES
@@ -31,6 +32,8 @@ EXAMPLES = """examples:
   vtsr-upconvert IN.mp4 OUT.mp4 --levels 2                  4 times the frame rate, same speed
   vtsr-upconvert IN.mkv OUT.mkv --slow-motion --audio stretch
   vtsr-upconvert frames/%05d.png out/ --fps 24 --levels 1
+  vtsr-upconvert VIDEOS/ RESULTS/                           every video in a folder and below
+  vtsr-upconvert IN.mp4 OUT.mp4 --resume                    go on after Ctrl-C, a crash or a full disk
   ffmpeg -i IN -f yuv4mpegpipe - | vtsr-upconvert - - | ffplay -
 """
 
@@ -40,12 +43,13 @@ def parser() -> Parser:
     options = Parser(prog="vtsr-upconvert", description=DESCRIPTION, epilog=EXAMPLES, guide="upconvert.md")
     options.add_argument(
         "input", metavar="IN",
-        help="video file, folder of images, pattern such as in/%%05d.png, - for y4m or raw video on stdin, "
-        f"or the word {DEMO}",
+        help="video file, folder of videos, folder of images, pattern such as in/%%05d.png, - for y4m or raw video "
+        f"on stdin, or the word {DEMO}",
     )  # fmt: skip
     options.add_argument(
         "output", metavar="OUT",
-        help="video file (.mp4 .mov .mkv .webm .nut .y4m), folder or pattern for images, - for y4m on stdout",
+        help="video file (.mp4 .mov .mkv .webm .nut .y4m), folder or pattern for images, folder for a "
+        "folder of videos, - for y4m on stdout",
     )  # fmt: skip
     add_model_options(options)
     time = options.add_argument_group("time")
@@ -102,13 +106,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 def upconvert(args: argparse.Namespace) -> int:
     """Runs the conversion that the parsed options describe; raises `VtsrError` where it cannot."""
     check_options(args)
+    if is_batch(Path(args.input)):
+        check_batch(args)
+        with _termination_interrupts():
+            code, report = run_batch(args, _convert_one)
+        if args.report is not None:
+            write_report(args.report, report)
+        return code
     with _termination_interrupts():
-        outcome = convert(args)
+        outcome = _convert_one(args)
     if args.report is not None and not outcome.skipped:
         write_report(args.report, outcome.report)
     if not args.quiet:
         say(_summary(args, outcome))
     return 0
+
+
+def _convert_one(args: argparse.Namespace) -> Outcome:
+    check_output(args)
+    return convert(args)
 
 
 def _summary(args: argparse.Namespace, outcome: Outcome) -> str:
@@ -156,10 +172,10 @@ def check_options(args: argparse.Namespace) -> None:
         raise OptionError(f"--segment-frames must be {MARKED} or more, not {args.segment_frames}.")
     if args.report is not None:
         check_folder(args.report.parent)
-    _check_output(args)
 
 
-def _check_output(args: argparse.Namespace) -> None:
+def check_output(args: argparse.Namespace) -> None:
+    """Raises for an output that cannot be written, before the input is opened."""
     if args.output == PIPE:
         if sys.stdout.isatty():
             raise OptionError("Video would go to the terminal; redirect the output or name a file.")
