@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vtsr.errors import DeviceError, InputError, MissingExtraError, ModelError, OptionError, OutputError, VtsrError
     from vtsr.runtime.frame import Frame
+    from vtsr.runtime.live.upconverter import LiveUpconverter
     from vtsr.runtime.upconverter import Upconverter
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "DeviceError",
     "Frame",
     "InputError",
+    "LiveUpconverter",
     "MissingExtraError",
     "ModelError",
     "OptionError",
@@ -29,7 +31,11 @@ __all__ = [
     "__version__",
 ]
 
-_HOME = {"Upconverter": "vtsr.runtime.upconverter", "Frame": "vtsr.runtime.frame"}
+_HOME = {
+    "Frame": "vtsr.runtime.frame",
+    "LiveUpconverter": "vtsr.runtime.live.upconverter",
+    "Upconverter": "vtsr.runtime.upconverter",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,13 +25,18 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one sentence and exit code 2.
 
     A module's docstring makes a good description: the name of the command in front of it is left out.
+
+    guide
+        The document that explains every option, below docs/; --help ends with it.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, guide: str = "", **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
         self.description = _sentence(self.description, self.prog)
+        if guide:
+            self.epilog = f"{self.epilog or ''}\nguide: docs/{guide}".lstrip()
         self.add_argument("--version", action="version", version=f"vtsr {vtsr.__version__}")
         self.add_argument(
             "--completion", action=_Completion, choices=SHELLS, metavar="SHELL",

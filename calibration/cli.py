@@ -1,4 +1,4 @@
-"""vtsr-calibrate: what a model's tensors hold at every recursion level, for INT8.
+"""vtsr-calibrate: watches what a model computes with, level by level, and makes 8-bit graphs (INT8) from that.
 
     vtsr-calibrate -o ranges.json                            # rendered clips, the shipped model
     vtsr-calibrate street.mp4 match.mov -o ranges.json --sensitivity --budget 0.2
@@ -33,7 +33,7 @@ SENSITIVITY_SIZE = (192, 128)  # width, height in pixels of the rendered clips l
 
 def parser() -> Parser:
     """The command's options."""
-    options = Parser(prog="vtsr-calibrate", description=__doc__)
+    options = Parser(prog="vtsr-calibrate", description=__doc__, guide="int8.md")
     options.add_argument("clips", nargs="*", metavar="CLIPS", help="videos or folders of frames (default: rendered)")
     options.add_argument(
         "-o", "--out", type=Path, default=Path("ranges.json"), metavar="FILE",

@@ -1,4 +1,4 @@
-"""vtsr-evaluate: judges upconversion methods on clips of your own.
+"""vtsr-evaluate: judges how well methods turn blurred frames into shorter exposures, on clips of your own.
 
 Every M consecutive original frames (--window) are averaged into one blurred input frame; level f^k is
 compared with the averages of M / 2^k of them.
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="vtsr-evaluate", description=__doc__)
+    parser = Parser(prog="vtsr-evaluate", description=__doc__, guide="evaluation.md")
     parser.add_argument("clips", nargs="*", type=Path, metavar="CLIP", help="videos, folders of frames, .npy arrays")
 
     source = parser.add_argument_group("what to judge on")

@@ -1,4 +1,4 @@
-"""vtsr-export: models to files a deployment can trust: ONNX graphs in fp32, fp16 or INT8, and TensorRT engines.
+"""vtsr-export: turns a model into files for deployment: ONNX graphs in fp32, fp16 or INT8, and TensorRT engines.
 
     vtsr-export --fp16                                     the shipped model: graphs, and engines where there is a GPU
     vtsr-export --fp16 --size 1920x1080 --levels 3 -o deploy/
@@ -273,7 +273,7 @@ def _verify_engine(path: Path, args: argparse.Namespace) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="vtsr-export", description=__doc__)
+    parser = Parser(prog="vtsr-export", description=__doc__, guide="export.md")
     parser.add_argument(
         "checkpoint", type=Path, nargs="?", metavar="CHECKPOINT",
         help="a .safetensors file of vtsr-train (default: export --model)",

@@ -82,7 +82,7 @@ class OnnxBackend:
         else:
             planes = [np.stack(p) for p in zip(*(picture.planes for picture in pictures), strict=True)]
         feeds = {n: np.ascontiguousarray(p) for n, p in zip(names, planes, strict=True)}
-        rgb: Array = session.run(None, {**feeds, "weight": weight, "bias": bias})[0]
+        rgb: Array = self._run(session, {**feeds, "weight": weight, "bias": bias}, 1)[0]
         return rgb
 
     def frames_in(self, tensor: Array) -> int:
@@ -94,10 +94,10 @@ class OnnxBackend:
     def step(self, u: Array, a_u: Array | None, v: Array) -> StepResult:
         carry = NO_CARRY if a_u is None else CARRY
         feeds = {"u": u, "a_u": u if a_u is None else a_u, "carry": carry, "v": v}
-        return StepResult(*self._step.run(None, feeds))
+        return StepResult(*self._run(self._step, feeds, 3))
 
     def finish(self, u: Array, a_u: Array | None) -> Array:
-        halves: Array = self._finish.run(None, {"u": u, "a_u": u if a_u is None else a_u})[0]
+        halves: Array = self._run(self._finish, {"u": u, "a_u": u if a_u is None else a_u}, 1)[0]
         return halves
 
     def emit(self, frames: Array, format: PixelFormat, height: int, width: int) -> list[Planes]:
@@ -105,8 +105,22 @@ class OnnxBackend:
         weight, bias = self._conversion(format)[1]
         peak = np.array(2**format.bits - 1, np.float32)
         size = np.array([height, width], np.int64)
-        stacks = session.run(None, {"rgb": frames, "size": size, "weight": weight, "bias": bias, "peak": peak})
+        feeds = {"rgb": frames, "size": size, "weight": weight, "bias": bias, "peak": peak}
+        stacks = self._run(session, feeds, len(PLANE_NAMES.get(format.sampling, YUV_NAMES)))
         return [Planes(tuple(planes), format) for planes in zip(*stacks, strict=True)]
+
+    def _run(self, session: Any, feeds: dict[str, Any], outputs: int) -> list[Any]:
+        try:
+            results: list[Any] = session.run(None, feeds)
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(
+                f"ONNX Runtime cannot run the model {self._model.name!r} ({reason}); "
+                "free some memory, or export it again."
+            ) from error
+        if len(results) != outputs:
+            raise ModelError(f"A graph of {self._model.path} is not what its name says; export the model again.")
+        return results
 
     def close(self) -> None:
         self._sessions.clear()

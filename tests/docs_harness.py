@@ -29,6 +29,7 @@ else:
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=indent)```\s*$", re.M | re.S)
+COMMENT = re.compile(r"\s+#\s.*$")
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
 # What only a shell can do, apart from running one command after another.
 SHELL_ONLY = {"|", ">", ">>", "<", "&", "for", "do", "done", "export", "cd"}
@@ -76,9 +77,13 @@ def command_lines(block: Block) -> list[tuple[str, str]]:
         if pending.endswith("\\"):
             pending = pending[:-1] + " "
             continue
-        for words in _sequence(tokens(pending)):
-            place = f"{block.document.relative_to(ROOT)}:{block.line + began}"
-            lines.append((place, " ".join(word if word in SHELL_ONLY else shlex.quote(word) for word in words)))
+        place = f"{block.document.relative_to(ROOT)}:{block.line + began}"
+        sequence = list(_sequence(tokens(pending)))
+        if len(sequence) == 1:  # as it is, with wildcards and variables
+            lines.append((place, COMMENT.sub("", pending).strip()))
+        else:
+            lines += [(place, " ".join(word if word in SHELL_ONLY else shlex.quote(word) for word in words))
+                      for words in sequence]  # fmt: skip
         pending = ""
     return lines
 
@@ -196,7 +201,7 @@ def check(place: str, text: str) -> None:
 
 
 def _check_arguments(place: str, text: str, main: Main, arguments: Sequence[str]) -> None:
-    if not {"--help", "--version"} & set(arguments):
+    if not {"--help", "--version", "--completion"} & set(arguments):
         wrong = refuses(main, arguments)
         assert wrong is None, f"{place}: `{text}` is refused: {wrong}"
 

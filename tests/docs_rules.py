@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from docs_harness import Change, NotRun
+from docs_harness import ROOT, Change, NotRun
 from media import picture, write_clip
 from training_media import panning, write_frames, write_photographs
 
@@ -45,11 +45,11 @@ CHANGES = [
 
 GPU = "needs an NVIDIA GPU with TensorRT and pycuda"
 NOT_RUN = [
-    NotRun(r"^pip install", "would change the environment the tests run in"),
-    NotRun(r"^(ruff|mypy|pytest|git|pre-commit)\b", "is a check of its own"),
-    NotRun(r"\bff(mpeg|play|probe)\b", "needs programs that a test machine does not have"),
+    NotRun(r"^(pip|python3 -m venv|source)\b", "would change the environment the tests run in"),
+    NotRun(r"^(ruff|pytest|pre-commit|tests/check_types\.sh)", "is a check of its own"),
+    NotRun(r"\b(ff(mpeg|play|probe)|v4l2-ctl)\b", "needs programs that a test machine does not have"),
     NotRun(r"^(GRAPHS_ONLY=1 )?benchmarks/\S+\.sh", GPU),
-    NotRun(r"^vtsr-export --build", GPU),
+    NotRun(r"^vtsr-export --build|--backend tensorrt", GPU),
     NotRun(r"TensorRTBackend|import_tensorrt", GPU),
     NotRun(
         r"^vtsr-export .*--(fp16|int8)", "takes long; tests/test_export_deploy.py exports both",
@@ -60,9 +60,11 @@ NOT_RUN = [
         makes={"my-model": "tiny", "deploy/mine": "tiny"},
     ),
     NotRun(r"^vtsr-calibrate .*--(gate|install)", "takes minutes; tests/test_calibration_model.py gates and installs"),
+    NotRun(r"^vtsr-bench", "takes minutes; tests/test_bench_cli.py measures small frames"),
     NotRun(r"^vtsr-evaluate --suite", "takes minutes; tests/test_evaluation_suite.py builds one"),
     NotRun(r"^vtsr-train .*--config thesis", "needs data sets that have to be downloaded"),
     NotRun(r"^torchrun", "takes four processes; tests/test_training_run.py runs two"),
+    NotRun(r"TritonBackend", "needs a Triton server; tests/test_triton.py runs the client"),
     NotRun(r"torchvision", "needs weights that have to be downloaded"),
 ]  # fmt: skip
 
@@ -88,6 +90,7 @@ def prepare(folder: Path, tiny_model: Path, tiny_checkpoint: Path) -> None:
     for number in range(2):
         write_frames(folder / "clips" / str(number), panning(number, 40, 160, 200, 2.0))
         write_frames(folder / "GOPRO_Large_all" / "train" / str(number), panning(number, 30, 96, 96, 2.0))
+    shutil.copytree(ROOT / "docs" / "triton", folder / "docs" / "triton")
     for model in ("tiny", "deploy/mine"):
         shutil.copytree(tiny_model, folder / model)
     for weights in ("weights.safetensors", "runs/a/last.safetensors"):

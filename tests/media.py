@@ -168,6 +168,7 @@ class Repeat:
         self.parts = 2**levels
         self.options = options
         self.precision = "fp32"
+        self.backend_name = "onnxruntime"
         self.cuts: list[int] = []
         self.stage_seconds = {"level 1": 0.0}
 

@@ -10,13 +10,6 @@ import pytest
 from docs_harness import DOCUMENTS, ROOT, Reader, blocks, check, command_lines, commands, parser_of, prose
 from docs_rules import CHANGES, NAMES, NOT_RUN, prepare
 
-# Where every option of a command is explained, if not in the guide of its own name (vtsr-NAME: docs/NAME.md).
-GUIDES = {
-    "vtsr-evaluate": "evaluation.md",
-    "vtsr-train": "training.md",
-    "vtsr-scenes": "training.md",
-    "vtsr-calibrate": "int8.md",
-}
 COMMON = {"-h", "--help", "--version", "--completion"}  # explained by --help itself
 FLAG = re.compile(r"(?<![\w-])--?[a-zA-Z][\w-]*")
 
@@ -38,7 +31,8 @@ def test_a_reader_can_follow_a_document(
 ) -> None:
     shutil.copytree(footage, tmp_path / "desk")
     monkeypatch.chdir(tmp_path / "desk")
-    monkeypatch.setenv("VTSR_CACHE", str(tmp_path / "cache"))  # not the user's
+    monkeypatch.setenv("HOME", str(tmp_path))  # not the user's
+    monkeypatch.setenv("VTSR_CACHE", str(tmp_path / "cache"))
     Reader(CHANGES, NOT_RUN, footage).follow(document, dict(NAMES.get(document.name, {})))
 
 
@@ -73,7 +67,7 @@ def test_commands_stand_where_they_are_run(document: Path) -> None:
 def test_options_in_running_text_exist(document: Path) -> None:
     for span in re.findall(r"`([^`]+)`", prose(document)):
         words = span.split()
-        if words[0] in commands():
+        if words and words[0] in commands():
             unknown = set(FLAG.findall(span.partition(" ")[2])) - _options(words[0])
             assert not unknown, f"{document.name}: `{span}`: {words[0]} has no {unknown}"
 
@@ -98,9 +92,12 @@ def _anchors(document: Path) -> set[str]:
 
 @each_command
 def test_every_option_is_explained_in_the_guide(name: str) -> None:
-    guide = ROOT / "docs" / GUIDES.get(name, f"{name.removeprefix('vtsr-')}.md")
+    parser = parser_of(commands()[name])
+    named = re.search(r"^guide: (docs/\w+\.md)$", parser.epilog or "", re.M)
+    assert named, f"{name} --help names no guide; give its Parser guide=..."
+    guide = ROOT / named[1]
     explained = set(FLAG.findall(guide.read_text(encoding="utf-8")))
-    actions = parser_of(commands()[name])._actions
+    actions = parser._actions
     missing = [a.option_strings[-1] for a in actions if a.option_strings and not explained & set(a.option_strings)]
     assert set(missing) <= COMMON, f"{guide.name} does not mention {set(missing) - COMMON}"
 

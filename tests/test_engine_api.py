@@ -1,77 +1,23 @@
 """The engine code against the real Python bindings of TensorRT 8.6, 10 and 11, on a machine without TensorRT.
 
-NVIDIA publishes the bindings as small wheels; they need about ten C symbols of the libraries, for which
-`tensorrt_standins/standin.c` stands in. Each version runs `tensorrt_standins/exercise.py` in a process of its
-own. TensorRT 8.5.3 comes only as a wheel of half a gigabyte for Python 3.10: set VTSR_LARGE_DOWNLOADS=1 there.
+Each version runs `tensorrt_standins/exercise.py` in a process of its own, see `bindings_wheels`.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
 import sys
-import zipfile
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-STANDINS = Path(__file__).parent / "tensorrt_standins"
-BINDINGS = {
-    "8.5.3.1": "tensorrt==8.5.3.1",
-    "8.6.1": "tensorrt-bindings==8.6.1",
-    "10.0.1": "tensorrt-cu12-bindings==10.0.1",
-    "10.16.1.11": "tensorrt-cu13-bindings==10.16.1.11",
-    "11.0.0.114": "tensorrt-cu13-bindings==11.0.0.114",
-    "11.4.0.106": "tensorrt-cu13-bindings==11.4.0.106",
-}
-LARGE = {"8.5.3.1"}
-LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser", "nvparsers")
+from bindings_wheels import BINDINGS, exercise
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the bindings are built for Linux here")
 
 
-@pytest.fixture(scope="module")
-def standins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("there is no C compiler for the stand-in libraries")
-    folder = tmp_path_factory.mktemp("standins")
-    for library in LIBRARIES:
-        for major in ("8", "10", "11"):
-            name = f"lib{library}.so.{major}"
-            source = str(STANDINS / "standin.c")
-            options = ["-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(folder / name)]
-            subprocess.run([compiler, *options, source], check=True)
-    return folder
-
-
 @pytest.fixture(scope="module", params=list(BINDINGS))
-def results(request: pytest.FixtureRequest, standins: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `exercise.py` reports for one version."""
-    version = request.param
-    if version in LARGE and not os.environ.get("VTSR_LARGE_DOWNLOADS"):
-        pytest.skip("a wheel of half a gigabyte; set VTSR_LARGE_DOWNLOADS=1 to check it")
-    folder = tmp_path_factory.mktemp("bindings")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    options = ["--only-binary", ":all:", "--timeout", "20", "--retries", "1", "--dest", str(folder)]
-    done = subprocess.run([*command, *options, BINDINGS[version]], capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
-        pytest.skip(f"{BINDINGS[version]} cannot be had for this Python: {reason[:150]}")
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        # Of the large wheel only the bindings: its libraries would be loaded before the stand-ins.
-        members = [n for n in wheel.namelist() if ".so" not in n or Path(n).name.startswith("tensorrt.")]
-        wheel.extractall(folder, members)
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(standins)}
-    script = str(STANDINS / "exercise.py")
-    done = subprocess.run([sys.executable, script, str(folder)], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout)
-    assert found["version"] == version
-    return found
+    return exercise("exercise.py", request.param, tmp_path_factory)
 
 
 def test_every_name_the_engine_code_uses_exists_or_is_asked_for_first(results: dict[str, Any]) -> None:

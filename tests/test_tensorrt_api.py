@@ -1,7 +1,7 @@
 """Every name of pycuda, cuda-bindings and TensorRT that the runtime uses, against the real packages.
 
 pycuda cannot be imported without a driver, so its wrapper's source is read; cuda-bindings can; TensorRT's bindings
-are imported over stand-ins, see `test_engine_api`. Nothing is run on a GPU.
+are imported over stand-ins, see `bindings_wheels`. Nothing is run on a GPU.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import pytest
-from test_engine_api import BINDINGS, STANDINS, standins  # noqa: F401
+from bindings_wheels import exercise, fetch
 
 from vtsr import MissingExtraError
 from vtsr.runtime import backend as backends
@@ -43,16 +42,6 @@ PYCUDA_METHODS = {
     "DeviceAllocation": ("free", "__int__"),
     "PagelockedHostAllocation": ("free",),
 }
-
-
-def fetch(packages: tuple[str, ...], folder: Path, *options: str) -> None:
-    """Downloads packages, or skips the test."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    limits = ["--timeout", "20", "--retries", "1", "--dest", str(folder)]
-    done = subprocess.run([*command, *limits, *options, *packages], capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
-        pytest.skip(f"{', '.join(packages)} cannot be had: {reason[:150]}")
 
 
 def tree() -> ast.Module:
@@ -197,20 +186,9 @@ def test_constants_have_the_values_of_cudas_headers(driver: dict[str, Any]) -> N
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
-def exercised(
-    request: pytest.FixtureRequest, standins: Path, tmp_path_factory: pytest.TempPathFactory  # noqa: F811
-) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("tensorrt")
-    fetch((BINDINGS[request.param],), folder, "--only-binary", ":all:")
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        wheel.extractall(folder)
-    script = str(STANDINS / "exercise_runtime.py")
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(standins)}
-    done = subprocess.run([sys.executable, script, str(folder)], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout)
-    assert found["version"] == request.param
-    return found
+def exercised(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `exercise_runtime.py` reports for one version."""
+    return exercise("exercise_runtime.py", request.param, tmp_path_factory)
 
 
 def test_calls_of_engines_use_what_each_tensorrt_version_has(exercised: dict[str, Any]) -> None:
@@ -226,6 +204,19 @@ def test_calls_of_engines_use_what_each_tensorrt_version_has(exercised: dict[str
 def test_engines_of_many_sizes_overlap_only_where_profiles_are_shared(exercised: dict[str, Any]) -> None:
     refused = exercised["dynamic"].get("refused", "")
     assert ("TensorRT 8 cannot overlap" in refused) == exercised["version"].startswith("8.")
+
+
+def test_contexts_of_many_sizes_are_given_their_profile_where_they_do_not_begin_with_it(
+    exercised: dict[str, Any]
+) -> None:
+    if exercised["version"].startswith("8."):
+        pytest.skip("refused there")
+    assert exercised["dynamic"]["profiles"] == []
+    given = exercised["dynamic without profile"]
+    assert given["profiles"] == [[0, 0]] * 2  # profile and stream, for each of two contexts
+    assert given["profile_waited_for"] == 2
+    assert given["wrong_calls"] == []
+    assert "cannot share an engine of many sizes; export" in exercised["dynamic and refused"]["refused"]
 
 
 def test_nothing_here_could_have_run_on_a_gpu(exercised: dict[str, Any]) -> None:

@@ -451,7 +451,7 @@ from software_cuda import BlendEngines, SoftwareDevice
 from test_tensorrt_backend import clip
 from vtsr import Upconverter
 from vtsr.runtime.tensorrt.backend import TensorRTBackend
-from vtsr.runtime.tensorrt.cuda import primary_context_of
+from vtsr.runtime.engines.platform import primary_context_of
 
 cuda = mock.MagicMock()
 context = primary_context_of(cuda, 0)

@@ -49,10 +49,11 @@ def clip(count: int = 12) -> list[Image]:
 
 
 def run(folder: Path, levels: int, images: list[Image], **settings: Any) -> NDArray[np.uint8]:
-    backend = TensorRTBackend.open(open_model(folder), Settings(levels=levels, **settings))
+    """Bare arrays, read as late as all lanes need to be under way."""
+    choices = Settings(levels=levels, **settings)
+    backend = TensorRTBackend.open(open_model(folder), choices)
     with Upconverter(levels, backend=backend, scene_threshold=1) as up:
-        frames = [Frame(Planes((image,), PixelFormat())) for image in images]
-        return np.stack([frame.image for frame in [f for frame in frames for f in up.push(frame)] + up.flush()])
+        return np.stack([frame.image for frame in up.run(images, behind=max(3, choices.ahead))])
 
 
 def psnr(one: NDArray[Any], other: NDArray[Any]) -> float:
@@ -75,7 +76,8 @@ def test_frames_agree_with_onnx_runtime(deployed: Path, levels: int) -> None:  #
 @pytest.mark.parametrize(
     "changed",
     [{}, {"graphs": False}, {"overlap": False}, {"pinned": False}, {"slots": 1}, {"slots": 2}, {"priorities": False},
-     {"mode": "latency"}, {"mode": "latency", "wait": "block"}, {"host_outputs": 0}],
+     {"mode": "latency"}, {"mode": "latency", "wait": "block"}, {"host_outputs": 0}, {"lanes": 2, "stint": 4},
+     {"lanes": 4, "stint": 3}, {"lanes": 3, "stint": 5, "graphs": False}],
     ids=str,
 )  # fmt: skip
 def test_every_way_of_running_gives_the_same_bits(deployed: Path, changed: dict[str, Any]) -> None:  # noqa: F811
@@ -92,6 +94,35 @@ def test_graphs_are_used_in_steady_state(deployed: Path) -> None:  # noqa: F811
         for image in clip(30):
             up.push(image)
         assert backend.executor.graph_launches > 4 * 15
+
+
+def test_operations_are_timed_alone(deployed: Path) -> None:  # noqa: F811
+    backend = TensorRTBackend.open(open_model(deployed), Settings(levels=2))
+    with Upconverter(2, backend=backend, scene_threshold=1) as up:
+        list(up.run(clip(30), behind=3))
+        found = backend.operation_milliseconds(20)
+    assert set(found) == {"upload", "ingest", "step 1", "step 2", "emit", "download"}
+    assert all(0 < milliseconds < 100 for milliseconds in found.values())
+
+
+def test_calls_of_an_engine_of_many_sizes_overlap(tiny_model: Path, tmp_path: Path) -> None:
+    """Every level has execution contexts of its own for the one engine, with one optimisation profile for all."""
+    from vtsr.runtime.engines.builder import has_strong_typing
+    from vtsr.runtime.engines.platform import import_tensorrt
+
+    if not has_strong_typing(import_tensorrt()):
+        pytest.skip("TensorRT 8 cannot")
+    pytest.importorskip("onnx")
+    from vtsr.export.cli import main
+
+    options = ["--fp16", "--dynamic", "--size", "96x64", "--levels", "2", "--pixels", "rgb24", "--onnx-only"]
+    assert main(["--model", str(tiny_model), *options, "-o", str(tmp_path / "dynamic")]) == 0
+    images = clip(20)
+    found = run(tmp_path / "dynamic", 2, images)
+    with Upconverter(2, backend="onnxruntime", model=str(tiny_model), precision="fp32", scene_threshold=1) as up:
+        expected = np.stack([frame.image for frame in up.run(images)])
+    assert psnr(found, expected) >= MIN_PSNR["fp16"]
+    assert np.array_equal(run(tmp_path / "dynamic", 2, images, lanes=2, stint=4), found)
 
 
 def test_p010_pictures_are_taken_as_decoders_give_them(deployed: Path) -> None:  # noqa: F811

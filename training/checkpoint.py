@@ -60,7 +60,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         reason = str(error) if path.exists() else "there is no such file"
         raise ModelError(f"The checkpoint {path} cannot be read: {reason}.") from error
 
@@ -89,11 +89,14 @@ def load_network(path: str | Path) -> nn.Module:
     Raises `ModelError` if the file is missing, damaged, or not a vtsr checkpoint.
     """
     tensors, metadata = read_tensors(Path(path))
-    if metadata.get("format") != FORMAT or "preset" not in metadata:
+    if metadata.get("format") != FORMAT or not isinstance(metadata.get("preset"), str):
         raise ModelError(f"{path} is not a vtsr checkpoint; vtsr-train writes them.")
     try:
         network = build_network(metadata["preset"])
         network.load_state_dict({k: v.to(torch.float32) for k, v in tensors.items()})
     except (ValueError, RuntimeError) as error:
-        raise ModelError(f"The checkpoint {path} does not fit its network: {error}") from error
+        first = str(error).strip().splitlines()[0].rstrip(".:")
+        raise ModelError(f"The checkpoint {path} does not fit its network ({first}); train it again.") from error
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
+        raise ModelError(f"The checkpoint {path} holds weights that are not finite; take an earlier one.")
     return network.eval()

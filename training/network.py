@@ -209,6 +209,7 @@ def build_network(preset: str) -> nn.Module:
 
 
 def preset_names() -> list[str]:
+    """The names `build_network` takes."""
     return [*DENSE_PRESETS, *PYRAMID_PRESETS]
 
 

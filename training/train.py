@@ -1,12 +1,12 @@
-"""vtsr-train: trains a network on scenes rendered from photographs or cut from video.
+"""vtsr-train: trains a network of your own on photographs, ordinary clips and high-speed video.
 
     vtsr-train runs/first --set photographs=photos --set clips=clips --set steps=20000
     vtsr-train runs/first --resume
     vtsr-train runs/thesis --config thesis --set high_speed=GOPRO_Large_all
     torchrun --nproc-per-node 4 -m vtsr.training.train runs/big --config default
 
-The output folder holds `last.safetensors` (the averaged weights, to be used), `state.safetensors` (to
-resume from), `log.csv` and `curve.png`. Every option is explained in docs/training.md.
+The folder then holds last.safetensors (the weights to use), state.safetensors (to resume from), log.csv and
+curve.png. Next: vtsr-evaluate judges the weights, vtsr-export makes a model of them.
 """
 
 from __future__ import annotations
@@ -403,8 +403,8 @@ def _body(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(prog="vtsr-train", description=__doc__)
-    parser.add_argument("out", type=Path, metavar="DIR", help="folder for weights, state and logs")
+    parser = Parser(prog="vtsr-train", description=__doc__, guide="training.md")
+    parser.add_argument("out", type=Path, metavar="DIR", help="folder of the run: weights, state, logs")
     parser.add_argument("--config", metavar="NAME|FILE", help="default, thesis, or a TOML file of options")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",

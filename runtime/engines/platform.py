@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform as operating_system
 import re
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vtsr.errors import MissingExtraError, ModelError
+from vtsr.errors import DeviceError, MissingExtraError, ModelError
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 INSTALL = 'pip install "vtsr[tensorrt]"'
@@ -93,11 +96,51 @@ def driver_version() -> str | None:
     return match[0] if match else None
 
 
+class _Contexts(dict[int, Any]):
+    """Primary contexts by device; a class of its own because a plain dict cannot have a finalizer."""
+
+
+_contexts = _Contexts()
+_contexts_lock = threading.Lock()
+
+
+def primary_context_of(cuda: Any, device: int) -> Any:
+    """The device's primary context, retained once per process as other libraries do; not made current.
+
+    pycuda would leave the context current in the thread that lets go of it, so that is left to the exit.
+    """
+    with _contexts_lock:
+        if device not in _contexts:
+            if not _contexts:
+                # At exit finalizers run latest first: backends, which are made later, are closed before this.
+                weakref.finalize(_contexts, _release_contexts, os.getpid())
+            _contexts[device] = cuda.Device(device).retain_primary_context()
+        return _contexts[device]
+
+
+def holds_contexts() -> bool:
+    """Whether there is a context left that memory can be freed in."""
+    return bool(_contexts)
+
+
+def _release_contexts(process: int) -> None:
+    while _contexts and os.getpid() == process:
+        _, context = _contexts.popitem()
+        context.push()  # pycuda only releases a context that is current
+        context.detach()
+
+
 @contextmanager
 def primary_context(device: int = 0) -> Iterator[Any]:
-    """The device's primary CUDA context, current in this thread; shared with torch and others."""
+    """The device's primary CUDA context, current in this thread until the end; shared with torch and others.
+
+    Raises `DeviceError` if it cannot be used.
+    """
     cuda = import_pycuda()
-    context = cuda.Device(device).retain_primary_context()
+    try:
+        context = primary_context_of(cuda, device)
+    except cuda.Error as error:
+        raise DeviceError(f"The context of GPU {device} cannot be used: {str(error).rstrip('.')}.") from error
     context.push()
     try:
         yield cuda

@@ -7,13 +7,14 @@ into the cache, tests each against ONNX Runtime and reports.
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vtsr.errors import ModelError
+from vtsr.options import MAX_LEVELS
 from vtsr.runtime.engines.builder import build_engine, has_strong_typing, timing_cache_path
 from vtsr.runtime.engines.cache import NAME, Built, EngineCache
 from vtsr.runtime.engines.engine import Runner, load_engine
@@ -21,9 +22,14 @@ from vtsr.runtime.engines.layers import layer_names, layer_table
 from vtsr.runtime.engines.platform import find_platform, import_tensorrt, primary_context
 from vtsr.runtime.engines.request import PRECISIONS, BuildSettings, EngineRequest, ShapeRange
 from vtsr.runtime.engines.selftest import judge, reference_outputs, sample_inputs
+from vtsr.runtime.strict import SHA256, Malformed, check_keys, expect, is_int, read_json
 
 RECIPE_NAME = "recipe.json"
 FORMAT = "vtsr-recipe-1"
+MAX_ENGINES = 1000
+MAX_SIDE = MAX_DIMENSION = 1 << 16  # pixels, and elements of one dimension
+MAX_RANK = 8
+MAX_ELEMENTS = 1 << 32  # of one tensor
 ROLES = ("ingest", "step", "finish", "emit")
 STRONG, WEAK = "strong", "weak"  # typing of a graph: all types stated (10 and later), or fp32-typed (8.x)
 
@@ -95,42 +101,68 @@ def open_recipe(folder: str | Path) -> Recipe:
     folder = Path(folder)
     path = folder / RECIPE_NAME
     try:
-        facts = json.loads(path.read_bytes())
-        if facts["format"] != FORMAT:
-            raise ModelError(f"{path} has the format {facts['format']!r}; export the model again.")
+        facts = read_json(path)
+        if isinstance(facts, dict) and isinstance(facts.get("format"), str) and facts["format"] != FORMAT:
+            raise ModelError(f"{path} has the format {facts['format'][:60]!r}; export the model again.")
+        check_keys(facts, ("format", "model", "precision", "levels", "engines"))
+        expect(facts["format"] == FORMAT and isinstance(facts["model"], str), "its format or model is no text")
+        expect(facts["precision"] in PRECISIONS, "its precision is unknown")
+        expect(is_int(facts["levels"], 1, MAX_LEVELS), "its levels are out of range")
+        expect(isinstance(facts["engines"], list) and 0 < len(facts["engines"]) <= MAX_ENGINES, "it has no engines")
         engines = tuple(_read_engine(entry) for entry in facts["engines"])
-        if not engines:
-            raise ValueError("no engines")
-        return Recipe(folder, str(facts["model"]), str(facts["precision"]), int(facts["levels"]), engines, facts)
+        return Recipe(folder, facts["model"], facts["precision"], facts["levels"], engines, facts)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelError(
             f"{folder} has no {RECIPE_NAME}; vtsr-export --fp16 -o {folder.name} writes one."
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"The recipe {path} is damaged; export the model again.") from error
+    except Malformed as error:
+        raise ModelError(f"The recipe {path} is damaged ({error}); export the model again.") from error
+    except OSError as error:
+        raise ModelError(f"The recipe {path} cannot be read: {error.strerror or error}.") from error
 
 
-def _read_engine(entry: dict[str, Any]) -> RecipeEngine:
-    graphs = {typing: (str(graph["file"]), str(graph["sha256"])) for typing, graph in entry["graphs"].items()}
-    width, height = (int(n) for n in entry["size"])
-    sound = (
-        all(NAME.fullmatch(file) for file, _ in graphs.values())  # a plain name, in this folder
-        and set(graphs) <= {STRONG, WEAK}
-        and entry["role"] in ROLES
-        and entry["precision"] in PRECISIONS
-        and NAME.fullmatch(entry["name"])
-    )
-    if not sound:
-        raise ValueError("an engine of the recipe")
-    profile: dict[str, ShapeRange] = {}
-    for name, shapes in entry["profile"].items():
-        smallest, usual, largest = (tuple(int(n) for n in shape) for shape in shapes)
-        profile[str(name)] = (smallest, usual, largest)
-    layers = tuple(str(name) for name in entry["single_layers"])
-    return RecipeEngine(
-        entry["name"], entry["role"], entry["precision"], width, height, int(entry["batch"]), graphs, profile,
-        layers, entry["storage"],
+def _read_engine(entry: Any) -> RecipeEngine:
+    check_keys(
+        entry, ("name", "role", "precision", "size", "batch", "storage", "graphs", "profile", "single_layers"),
+        of="an engine",
     )  # fmt: skip
+    name, size, batch = entry["name"], entry["size"], entry["batch"]
+    expect(isinstance(name, str) and NAME.fullmatch(name) is not None, "an engine's name cannot be part of a file name")
+    expect(entry["role"] in ROLES, f"the role of {name}")
+    expect(entry["precision"] in PRECISIONS, f"the precision of {name}")
+    sized = isinstance(size, list) and len(size) == 2 and all(is_int(n, 1, MAX_SIDE) for n in size)
+    expect(sized, f"the size of {name}")
+    expect(is_int(batch, 1, MAX_DIMENSION), f"the batch of {name}")
+    expect(entry["storage"] is None or isinstance(entry["storage"], dict), f"the storage of {name}")
+    layers = entry["single_layers"]
+    expect(isinstance(layers, list) and all(isinstance(layer, str) for layer in layers), f"the layers of {name}")
+    graphs: dict[str, tuple[str, str]] = {}
+    expect(isinstance(entry["graphs"], dict) and set(entry["graphs"]) <= {STRONG, WEAK}, f"the graphs of {name}")
+    for typing, graph in entry["graphs"].items():
+        check_keys(graph, ("file", "sha256"), of=f"a graph of {name}")
+        file, digest = graph["file"], graph["sha256"]
+        # A plain name, in this folder.
+        expect(isinstance(file, str) and NAME.fullmatch(file) is not None, f"the file of a graph of {name}")
+        expect(isinstance(digest, str) and SHA256.fullmatch(digest) is not None, f"the SHA-256 of a graph of {name}")
+        graphs[typing] = (file, digest)
+    expect(isinstance(entry["profile"], dict), f"the profile of {name}")
+    profile = {tensor: _shape_range(shapes, f"the shapes of {name}") for tensor, shapes in entry["profile"].items()}
+    return RecipeEngine(
+        name, entry["role"], entry["precision"], size[0], size[1], batch, graphs, profile, tuple(layers),
+        entry["storage"],
+    )  # fmt: skip
+
+
+def _shape_range(shapes: Any, words: str) -> ShapeRange:
+    """Smallest, usual and largest shape of a tensor."""
+    expect(isinstance(shapes, list) and len(shapes) == 3, words)
+    expect(all(isinstance(shape, list) and len(shape) <= MAX_RANK for shape in shapes), words)
+    expect(all(is_int(n, 0, MAX_DIMENSION) for shape in shapes for n in shape), words)
+    smallest, usual, largest = (tuple(shape) for shape in shapes)
+    expect(len(smallest) == len(usual) == len(largest), words)
+    expect(all(a <= b <= c for a, b, c in zip(smallest, usual, largest, strict=True)), words)
+    expect(math.prod(largest) <= MAX_ELEMENTS, words)
+    return smallest, usual, largest
 
 
 def obtain_engine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -50,7 +50,6 @@ class TensorRTBackend:
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._failure: str | None = None
-        self._around: Callable[[str, Any], None] | None = None
         # Also at the exit of the interpreter, while CUDA is still there.
         self._finalizer = weakref.finalize(self, _release, device, source, state := _State(), self._process, self._lock)
         self._state = state
@@ -91,9 +90,19 @@ class TensorRTBackend:
                     raise
 
     @property
+    def device(self) -> Device:
+        """The device, for measurements; to be used within its `Device.scope`."""
+        return self._device
+
+    @property
     def executor(self) -> Executor:
         """The executor of the present layout, for measurements."""
         return self._open_session.executor
+
+    def free_memory(self) -> int:
+        """Free memory of the GPU, bytes."""
+        with self._use():
+            return self._device.memory_info()[0]
 
     @property
     def _open_session(self) -> Session:
@@ -107,7 +116,6 @@ class TensorRTBackend:
                 self._session.close()
                 self._session = self._state.session = None
             self._session = self._state.session = Session(self._device, self._source, layout, self._settings)
-            self._session.executor.around = self._around
         return self._session
 
     def page_locked_empty(self, shape: Sequence[int], dtype: Any = np.uint8) -> NDArray[Any]:
@@ -290,11 +298,11 @@ class TensorRTBackend:
                 self._device.lead(stream, event.event)
                 session.executor.followed.setdefault(block, set()).add(stream)
 
-    def measure(self, around: Callable[[str, Any], None] | None) -> None:
-        """Calls ``around(kind, stream)`` before and after every operation; for benchmarks."""
-        self._around = around
-        if self._session is not None:
-            self._session.executor.around = around
+    def operation_milliseconds(self, times: int) -> dict[str, float]:
+        """Time on the device of each operation of a steady push, alone; for a stream that has been flushed."""
+        with self._use():
+            self._device.synchronize_all()
+            return self._open_session.executor.milliseconds(times)
 
     def synchronize(self) -> None:
         """Waits for all work on the device."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -23,26 +21,19 @@ from vtsr.errors import DeviceError, ModelError
 from vtsr.runtime.engines.builder import has_strong_typing
 from vtsr.runtime.engines.engine import DTYPES
 from vtsr.runtime.engines.messages import explain, process_logger
-from vtsr.runtime.engines.platform import import_pycuda, import_tensorrt
+from vtsr.runtime.engines.platform import holds_contexts, import_pycuda, import_tensorrt, primary_context_of
 from vtsr.runtime.tensorrt.arrays import DLPACK_CUDA
 from vtsr.runtime.tensorrt.pictures import HostView
 
 log = logging.getLogger("vtsr")
 
 STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream of others
+DEFAULT_STREAM = 0
 EVENT_BLOCKING_SYNC, EVENT_DISABLE_TIMING = 1, 2  # CU_EVENT_*
 HOST_MEMORY = 1  # CU_MEMORYTYPE_HOST
 PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: page-locked for all contexts
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-class _Contexts(dict[int, Any]):
-    """Primary contexts by device; a class of its own because a plain dict cannot have a finalizer."""
-
-
-_contexts = _Contexts()
-_contexts_lock = threading.Lock()
 
 
 def _named(method: Method) -> Method:
@@ -56,27 +47,6 @@ def _named(method: Method) -> Method:
             raise DeviceError(f"The GPU refused an operation: {str(error).rstrip('.')}.") from error
 
     return cast(Method, guarded)
-
-
-def primary_context_of(cuda: Any, device: int) -> Any:
-    """The device's primary context, retained once per process as other libraries do.
-
-    pycuda would leave the context current in the thread that lets go of it, so that is left to the exit.
-    """
-    with _contexts_lock:
-        if device not in _contexts:
-            if not _contexts:
-                # At exit finalizers run latest first: backends, which are made later, are closed before this.
-                weakref.finalize(_contexts, _release_contexts, os.getpid())
-            _contexts[device] = cuda.Device(device).retain_primary_context()
-        return _contexts[device]
-
-
-def _release_contexts(process: int) -> None:
-    while _contexts and os.getpid() == process:
-        _, context = _contexts.popitem()
-        context.push()  # pycuda only releases a context that is current
-        context.detach()
 
 
 def find_bindings() -> Any:
@@ -138,7 +108,7 @@ class PageLocked:
 
     def __del__(self) -> None:
         pinned = getattr(self, "_pinned", None)
-        if pinned is None or os.getpid() != self._process or not _contexts:
+        if pinned is None or os.getpid() != self._process or not holds_contexts():
             return
         self._context.push()
         try:
@@ -343,7 +313,8 @@ class CudaDevice:
         logger = process_logger(trt)
         since = len(logger.messages)
         name = str(getattr(engine, "name", "") or "engine")
-        if not has_strong_typing(trt) and any(-1 in tuple(engine.get_tensor_shape(t)) for t in shapes):
+        many_sizes = any(-1 in tuple(engine.get_tensor_shape(t)) for t in shapes)
+        if many_sizes and not has_strong_typing(trt):
             # There, every context in use at the same time needs an optimisation profile of its own.
             raise ModelError("TensorRT 8 cannot overlap calls of an engine of many sizes; export with fixed sizes.")
         if scratch is None:
@@ -354,6 +325,8 @@ class CudaDevice:
             context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise explain("TensorRT cannot make an execution context", logger, since)
+        if many_sizes:
+            self._choose_profile(context, logger, since)
         for tensor, shape in shapes.items():
             if not context.set_input_shape(tensor, tuple(shape)):
                 raise explain(f"The engine does not take the input {tensor} of shape {tuple(shape)}", logger, since)
@@ -365,6 +338,14 @@ class CudaDevice:
         call = Call(context, name, scratch)
         self.rebind(call, addresses)
         return call
+
+    def _choose_profile(self, context: Any, logger: Any, since: int) -> None:
+        """Gives a context the engine's only optimisation profile, with which not every version lets it begin."""
+        if context.active_optimization_profile == 0:
+            return
+        if not context.set_optimization_profile_async(0, DEFAULT_STREAM):
+            raise explain("Several calls cannot share an engine of many sizes; export with fixed sizes", logger, since)
+        self._cuda.Context.synchronize()  # the call will be made in another stream
 
     def rebind(self, call: Call, addresses: Mapping[str, int]) -> None:
         for tensor, address in addresses.items():

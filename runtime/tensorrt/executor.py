@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,7 @@ class Call:
 class Executor:
     """Runs operations as they are issued. Must be used within `Device.scope`.
 
-    One stream runs one operation at a time, so all calls in a stream share its scratch memory. ``around``, if
-    set, is called as ``around(kind, device stream)`` before and after every operation, for measurements.
+    One stream runs one operation at a time, so all calls in a stream share its scratch memory.
     """
 
     def __init__(self, device: Device, source: EngineSource, layout: Layout, settings: Settings) -> None:
@@ -66,7 +66,6 @@ class Executor:
         self._graphs = settings.graphs
         self.followed: dict[Block, set[int]] = {}  # CUstreams whose work on a block comes first
         self.graph_launches = self.enqueues = 0
-        self.around: Callable[[str, Any], None] | None = None
 
     def stream(self, name: str) -> Any:
         """The device's stream of that name."""
@@ -87,8 +86,6 @@ class Executor:
         for mark in operation.waits:
             self.device.wait(stream, mark.event.event)
         self._follow(stream, (*operation.reads, *operation.writes))
-        if self.around is not None:
-            self.around(operation.kind, stream)
         work = operation.work
         if isinstance(work, Run):
             self._run(work, name, stream)
@@ -102,8 +99,6 @@ class Executor:
             self.device.copy(target, self.address(work.source), work.nbytes, stream)
         else:
             raise TypeError(f"no such work: {work!r}")
-        if self.around is not None:
-            self.around(operation.kind, stream)
         event = self._events.popleft() if self._events else self.device.create_event()
         operation.mark.event = EventLease(event, self._events)
         self.device.record(event, stream)
@@ -131,6 +126,11 @@ class Executor:
         memory = self.device.allocate(max(nbytes, 1))
         self._memory.append(memory)
         return memory
+
+    @property
+    def taken(self) -> int:
+        """Device memory of blocks and scratch, bytes; engines' weights and contexts are not in it."""
+        return sum(memory.nbytes for memory in self._memory)
 
     def fill(self, block: Block, value: float) -> None:
         """Writes one float32; waits for it."""
@@ -228,6 +228,48 @@ class Executor:
         if role == "step":
             shapes |= {"carry": (1, 1, 1, 1), "v": (batch, *frame)}
         return shapes
+
+    def milliseconds(self, times: int) -> dict[str, float]:
+        """Time on the device of the steady calls and of the copies of a push, each ``times`` over, back to back.
+
+        Named like operations. Overwrites what blocks hold: only for a stream that has ended.
+        """
+        device, found = self.device, {}
+        calls: dict[tuple[str, int, str], Call] = {where: Call(call) for where, call in self._plain.items()}
+        calls |= {where: next(iter(ways.values())) for where, ways in self._calls.items() if ways}
+        # Without graphs calls at starts are among them: of smaller batches, overwritten here, and `finish`.
+        steady = {where: call for where, call in calls.items() if where in self._calls or not self._calls}
+        pictures = 0
+        for (role, batch, name), call in sorted(steady.items(), key=lambda item: item[0]):
+            if role == "finish":
+                continue
+            stream = self.stream(name)
+            label = f"{role} {name.rsplit(' ', 1)[1]}" if role == "step" and "level " in name else role
+            if call.graph is None:
+                found[label] = self._timed(partial(device.enqueue, call.call, stream), stream, times)
+            else:
+                found[label] = self._timed(partial(device.launch, call.graph, stream), stream, times)
+            pictures = max(pictures, batch if role == "emit" else 0)
+        for label, batch, copy in (("upload", 1, device.upload), ("download", pictures, device.download)):
+            nbytes = self._layout.nbytes(batch)
+            memory, host = self._allocate(nbytes), device.page_locked(nbytes)
+            stream = self.stream(label)
+            ends = (memory.address, host.array) if label == "upload" else (host.array, memory.address)
+            found[label] = self._timed(partial(copy, *ends, stream), stream, times)
+        return found
+
+    def _timed(self, work: Callable[[], None], stream: Any, times: int) -> float:
+        start, end = (self.device.create_event(timing=True) for _ in range(2))
+        work()
+        self.device.record(start, stream)
+        for _ in range(times):
+            work()
+        self.device.record(end, stream)
+        self.device.synchronize(end)
+        taken = self.device.milliseconds(start, end) / times
+        for event in (start, end):
+            self.device.destroy_event(event)
+        return taken
 
     def reserve(self, uses: Iterable[tuple[str, int, str]]) -> int:
         """Loads engines (role, batch, stream) ahead; returns the scratch memory they will need, bytes."""

@@ -56,6 +56,11 @@ class Comparison:
         self._parts.append(_as_bytes(frame))
         self._input, self._outputs = source, self._parts
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether none of the frames has been seen."""
+        return self._input is None
+
     def save(self) -> None:
         """Raises `OutputError` if the picture cannot be written."""
         if self._input is None:

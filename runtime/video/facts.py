@@ -5,9 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from vtsr.errors import InputError
 from vtsr.runtime.frame import PixelFormat
 from vtsr.runtime.video.colour import ColourTags
 from vtsr.runtime.video.hdr import Hdr
+
+# A frame is never larger: more is a damaged header, or a small file that is to fill our memory.
+MAX_SIDE = 16384  # pixels
+MAX_PIXELS = 1 << 26  # twice 8K
+
+
+def check_size(name: str, width: int, height: int) -> None:
+    """Raises `InputError` for frames that nobody can mean."""
+    if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
+        raise InputError(
+            f"{name} states frames of {width}x{height} pixels, more than can be processed ({MAX_SIDE} a side, "
+            f"{MAX_PIXELS // 10**6} million in all); it is damaged, or must be scaled down first."
+        )
 
 
 @dataclass(frozen=True)

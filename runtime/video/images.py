@@ -15,7 +15,8 @@ import numpy as np
 
 from vtsr.errors import InputError, OptionError, OutputError
 from vtsr.runtime.frame import Frame, Image, PixelFormat
-from vtsr.runtime.video.facts import Timeline, VideoFacts
+from vtsr.runtime.video.facts import MAX_PIXELS, Timeline, VideoFacts, check_size
+from vtsr.runtime.video.image_header import stated_size
 from vtsr.runtime.video.partial import PartialFolder
 from vtsr.runtime.video.rgb import rgb_of_planes
 
@@ -24,6 +25,7 @@ DEEP_EXTENSIONS = (".png", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")  # hold 16 b
 DEFAULT_PATTERN = "%06d.png"
 DEFAULT_RATE = Fraction(30)  # images per second, unless told
 JPEG_QUALITY = 95
+MAX_BYTES = 6 * MAX_PIXELS + (1 << 20)  # 16 bits, uncompressed, and a header
 _NUMBER = re.compile(r"%(0\d+)?d")
 
 
@@ -146,11 +148,13 @@ class ImageReader:
         return not self.damaged_packets
 
     def _load(self, file: Path) -> Image | None:
-        try:
-            data = np.fromfile(file, np.uint8)
-        except OSError:
-            data = np.empty(0, np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
+        data = _contents(file)
+        size = stated_size(data)
+        if size is None:
+            self.damaged_packets += 1
+            return None
+        check_size(str(file), *size)
+        image = _decoded(data)
         if image is None:
             self.damaged_packets += 1
             return None
@@ -195,6 +199,33 @@ class ImageReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _contents(file: Path) -> bytes:
+    """What a file holds, nothing if it cannot be read. Raises `InputError` for more than an image can be."""
+    try:
+        if not file.is_file():  # a device or a pipe would never end
+            return b""
+        if file.stat().st_size > MAX_BYTES:
+            raise InputError(f"{file} has more than {MAX_BYTES >> 20} MiB, too much for an image; take it out.")
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+def _decoded(data: bytes) -> Image | None:
+    # OpenCV writes a line to the terminal for every flaw; the reader counts damaged images instead.
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        image: Image | None = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+        )
+        return image
+    except cv2.error:
+        return None
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 class ImageWriter:
@@ -262,7 +293,7 @@ class ImageWriter:
         return self._folder.working / (self._name % number)
 
     def finish(self) -> None:
-        self._folder.commit()
+        self._folder.commit({self._name % number for number in range(self._count)})
 
     def abandon(self, keep: bool = False) -> Path | None:
         """Ends without success: removes the images, or keeps them in ``NAME.partial`` and returns that path."""

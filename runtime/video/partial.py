@@ -80,15 +80,20 @@ class PartialFolder:
             ) from error
         os.chmod(self.working, 0o777 & ~_umask())
 
-    def commit(self) -> None:
-        """Moves the files to the folder; with ``overwrite``, the old images of that name go first."""
-        for old in self._taken:
-            old.unlink(missing_ok=True)
+    def commit(self, names: set[str] | None = None) -> None:
+        """Moves the files to the folder; with ``overwrite``, old images that have not been replaced then go.
+
+        ``names`` are those of all new files, if some were moved by an earlier commit that did not come to its end.
+        """
+        names = names or {file.name for file in self.working.iterdir()}
         if not self.path.exists():
             os.replace(self.working, self.path)
             return
         for file in sorted(self.working.iterdir()):
             os.replace(file, self.path / file.name)
+        for old in self._taken:
+            if old.name not in names:
+                old.unlink(missing_ok=True)
         self.working.rmdir()
 
     def keep(self) -> Path:

@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Generator, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -18,7 +19,9 @@ from vtsr.errors import InputError
 from vtsr.runtime.frame import Frame, Planes
 from vtsr.runtime.video.colour import ALIASES, UNSPECIFIED, ColourTags, has_alpha, pixel_format, pixel_name
 from vtsr.runtime.video.containers import open_container
-from vtsr.runtime.video.facts import Timeline, VideoFacts
+from vtsr.runtime.video.decoder import Decoder
+from vtsr.runtime.video.extent import missing_bytes
+from vtsr.runtime.video.facts import MAX_PIXELS, Timeline, VideoFacts, check_size
 from vtsr.runtime.video.hdr import hdr_of
 from vtsr.runtime.video.pictures import Converter, planes_of
 from vtsr.runtime.video.streams import is_cover, side_data
@@ -63,7 +66,6 @@ class VideoReader:
         format: str | None = None,
         options: dict[str, str] | None = None,
     ) -> None:
-        self.damaged_packets = 0
         self.damaged_frames = 0
         self.frames_read = 0
         self._warnings: list[str] = []
@@ -71,11 +73,18 @@ class VideoReader:
         self._longest = Fraction(0)
         self._shortest: Fraction | None = None
         self._convert = Converter()
-        self._container = _open(file, format, options)
+        self._marked_packets = 0
+        self._missing_bytes = missing_bytes(Path(file)) if isinstance(file, str | Path) else None
+        self._container = _open(file, format, options, self._missing_bytes)
         try:
-            self._stream = _video_stream(self._container)
-            self._stream.codec_context.thread_count = threads
+            self._stream = _video_stream(self._container, self._missing_bytes)
+            context = self._stream.codec_context
+            check_size(_name(self._container), context.width, context.height)
+            context.thread_count = threads
             self._stream.thread_type = "AUTO"
+            again = partial(open_container, file, format=format, options=options)
+            self._reopen = again if isinstance(file, str | Path) else None
+            self._decoder = Decoder(self._stream, self._reopen, MAX_PIXELS)
             self._note_streams()
             self.timeline = self._seek(start, duration)
             self._begin = self.timeline.origin if self.timeline.cut else None
@@ -216,17 +225,16 @@ class VideoReader:
             if packet.is_discard:
                 self._discarded += 1
             if packet.is_corrupt:
-                self.damaged_packets += 1
+                self._marked_packets += 1
             yield from self._decoded(packet)
 
     def _decoded(self, packet: Any) -> list[av.VideoFrame]:
         try:
-            frames: list[av.VideoFrame] = self._stream.decode(packet)
-        except av.error.EOFError:
-            return []
-        except av.error.FFmpegError:
-            self.damaged_packets += 1
-            return []
+            frames: list[av.VideoFrame] = self._decoder.decode(packet)
+        except MemoryError as error:
+            raise InputError(
+                f"There is not enough memory for the pictures of {_name(self._container)}; scale it down first."
+            ) from error
         self.damaged_frames += sum(frame.is_corrupt for frame in frames)
         return frames
 
@@ -243,6 +251,7 @@ class VideoReader:
         except av.error.FFmpegError:
             return False
         self._begin, self._index = pts, index
+        self._decoder = Decoder(self._stream, self._reopen, MAX_PIXELS)
         self._pictures = self._decode()
         first = next(self._pictures, None)
         if first is None or first[1] != pts:
@@ -297,9 +306,15 @@ class VideoReader:
             )
         name = pixel_name(facts.format)
         stored = ALIASES.get(frame.format.name, frame.format.name)
-        if stored != name:
-            frame = self._convert(frame, name, facts.format.full_range)
-        return planes_of(frame, facts.format)
+        try:
+            if stored != name:
+                frame = self._convert(frame, name, facts.format.full_range)
+            return planes_of(frame, facts.format)
+        except (av.error.FFmpegError, MemoryError, ValueError) as error:
+            raise InputError(
+                f"A picture of {facts.name} cannot be converted from {frame.format.name} to {name} "
+                f"({_reason(error)}); convert the video first."
+            ) from error
 
     # Results
 
@@ -311,6 +326,11 @@ class VideoReader:
     @property
     def has_audio(self) -> bool:
         return bool(self._container.streams.audio)
+
+    @property
+    def damaged_packets(self) -> int:
+        """How many packets were marked as damaged or could not be decoded."""
+        return self._marked_packets + self._decoder.damaged_packets
 
     @property
     def is_constant_rate(self) -> bool:
@@ -339,6 +359,9 @@ class VideoReader:
                     f"The pictures of {self.facts.name} end after {_seconds(self._last_end)} s, but it says it "
                     f"lasts {_seconds(end)} s; it may be incomplete."
                 )
+        if self._missing_bytes and not any("incomplete" in note for note in notes):
+            lost = self._missing_bytes
+            notes.append(f"{self.facts.name} is incomplete: at least {lost} bytes are missing at its end.")
         return notes
 
     @property
@@ -351,6 +374,7 @@ class VideoReader:
 
     def close(self) -> None:
         self._pictures.close()
+        self._decoder.close()
         self._container.close()
 
     def __enter__(self) -> VideoReader:
@@ -362,13 +386,17 @@ class VideoReader:
         self.close()
 
 
-def _open(file: str | Path | BinaryIO, format: str | None, options: dict[str, str] | None) -> Any:
+def _open(
+    file: str | Path | BinaryIO, format: str | None, options: dict[str, str] | None, missing: int | None
+) -> Any:
     name = str(file) if isinstance(file, str | Path) else "the input"
     if isinstance(file, str | Path):
         check_readable(Path(file))
     try:
         container = open_container(file, format=format, options=options)
     except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
+        if missing:
+            raise InputError(_cut_short(name, missing)) from error
         raise InputError(
             f"{name} is not a video that can be read ({_reason(error)}); give a video file, a folder of "
             "images or a pattern such as frames/%05d.png."
@@ -391,8 +419,17 @@ def check_readable(path: Path) -> None:
         raise InputError(f"{path} is empty; give a complete video file.")
 
 
-def _video_stream(container: Any) -> Any:
+def _cut_short(name: str, missing: int) -> str:
+    return (
+        f"{name} is incomplete: at least {missing} bytes are missing at its end, without which nothing of it can be "
+        "read; copy it again."
+    )
+
+
+def _video_stream(container: Any, missing: int | None) -> Any:
     streams = [s for s in container.streams.video if not is_cover(s)]
+    if not streams and missing:
+        raise InputError(_cut_short(_name(container), missing))
     if not streams:
         raise InputError(f"{_name(container)} has no video stream; give a file with pictures in it.")
     if streams[0].codec_context is None:

@@ -2,9 +2,7 @@
 
     LD_LIBRARY_PATH=STANDINS python exercise.py BINDINGS
 
-Objects that only a GPU can make (builder, network, engine, context) are doubles that have exactly the attributes
-of the real classes: a name that a version lacks raises AttributeError here as it would there. Every call
-on them is compared with the signature in the real method's docstring.
+Objects that only a GPU can make (builder, network, engine, context) are doubles, see `doubles`.
 """
 
 from __future__ import annotations
@@ -12,62 +10,25 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-import re
 import sys
 import tempfile
 import types
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
-
-
-def import_bindings(folder: str) -> Any:
-    sys.path.insert(0, folder)
-    try:
-        import tensorrt
-    except ImportError:
-        import tensorrt_bindings as tensorrt
-    sys.modules["tensorrt"] = tensorrt
-    return tensorrt
-
+from doubles import double as double_of
+from doubles import import_bindings, sentence, wrong_calls
 
 trt = import_bindings(sys.argv[1])
+double = partial(double_of, trt)
 
-from vtsr.errors import VtsrError  # noqa: E402
 from vtsr.runtime.engines import builder, engine, layers, messages, progress  # noqa: E402
 from vtsr.runtime.engines.request import BuildSettings, EngineRequest  # noqa: E402
 
 SHAPE = (1, 3, 32, 64)
-
-
-def double(name: str, **values: Any) -> Any:
-    """An object with the attributes of ``trt.NAME`` and no others."""
-    made = mock.MagicMock(spec_set=getattr(trt, name), name=name)
-    for attribute, value in values.items():
-        setattr(made, attribute, value)
-    return made
-
-
-def wrong_calls(*doubles: Any) -> list[str]:
-    """Calls of methods with a number of arguments that the real method does not take."""
-    faults = []
-    for made in doubles:
-        real = made._spec_class
-        for call in made.method_calls:
-            path = call[0]
-            signatures = re.findall(r"\(self: [^)]*\)|\(self\)", getattr(real, path).__doc__ or "")
-            given = len(call[1]) + len(call[2])
-            taken = [(required(s), s.count(": ") - 1) for s in signatures]
-            if taken and not any(least <= given <= most for least, most in taken):
-                faults.append(f"{real.__name__}.{path} takes {signatures}, given {given}")
-    return faults
-
-
-def required(signature: str) -> int:
-    arguments = re.findall(r"(\w+): ([^,()]*(?:\[[^\]]*\])?[^,()]*)", signature)
-    return sum("=" not in kind for _, kind in arguments) - 1
 
 
 def fake_builder(*, dynamic: bool, fails: bool = False) -> dict[str, Any]:
@@ -166,14 +127,6 @@ def unreadable_graph() -> str:
     parts["parser"].get_error.return_value = error
     with mock.patch.object(builder, "import_tensorrt", return_value=with_doubles(parts)):
         return sentence(lambda: builder.build_engine(request("fp32", dynamic=False), progress=False))
-
-
-def sentence(action: Any) -> str:
-    try:
-        action()
-    except VtsrError as error:
-        return str(error)
-    return ""
 
 
 def run_engine() -> dict[str, Any]:

@@ -2,23 +2,22 @@
 
     LD_LIBRARY_PATH=STANDINS python exercise_runtime.py BINDINGS
 
-Engines and contexts, which only a GPU can make, are doubles with exactly the attributes of the real classes.
+Engines and contexts, which only a GPU can make, are doubles, see `doubles`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
+from functools import partial
 from typing import Any
 from unittest import mock
 
-sys.path.insert(0, sys.argv[1])
-try:
-    import tensorrt as trt
-except ImportError:
-    import tensorrt_bindings as trt
-sys.modules["tensorrt"] = trt
+from doubles import double as double_of
+from doubles import import_bindings, sentence, wrong_calls
+
+trt = import_bindings(sys.argv[1])
+double = partial(double_of, trt)
 
 from vtsr.errors import VtsrError  # noqa: E402
 from vtsr.runtime.tensorrt.cuda import CudaDevice, Stream  # noqa: E402
@@ -27,36 +26,17 @@ SHAPES = {"u": (1, 3, 32, 64), "v": (2, 3, 32, 64)}
 ADDRESSES = {"u": 256, "v": 512, "halves": 1024}
 
 
-def double(name: str, **values: Any) -> Any:
-    made = mock.MagicMock(spec_set=getattr(trt, name), name=name)
-    for attribute, value in values.items():
-        setattr(made, attribute, value)
-    return made
-
-
-def wrong_calls(*doubles: Any) -> list[str]:
-    """Calls with a number of arguments that the real method, by its docstring, does not take."""
-    faults = []
-    for made in doubles:
-        for path, args, kwargs in made.method_calls:
-            signatures = re.findall(r"\(self: [^)]*\)", getattr(made._spec_class, path).__doc__ or "")
-            taken = [s.count(": ") - 1 for s in signatures]
-            least = [len([a for a in s.split(", ")[1:] if "=" not in a]) for s in signatures]
-            given = len(args) + len(kwargs)
-            if signatures and not any(low <= given <= high for low, high in zip(least, taken, strict=True)):
-                faults.append(f"{path} takes {signatures}, given {given}")
-    return faults
-
-
 def device() -> CudaDevice:
     made = CudaDevice.__new__(CudaDevice)
     made._trt = trt
     made._tensors = {}
     made._bindings = None
+    made._cuda = mock.MagicMock()
     return made
 
 
-def run(dynamic: bool = False) -> dict[str, Any]:
+def run(dynamic: bool = False, profile: int = 0, shares: bool = True) -> dict[str, Any]:
+    """Calls of an engine whose contexts begin with ``profile``; ``shares`` is whether they may take another."""
     engine = double("ICudaEngine", num_io_tensors=3)
     engine.get_tensor_name.side_effect = list(ADDRESSES)
     engine.get_tensor_dtype.return_value = trt.DataType.FLOAT
@@ -68,6 +48,8 @@ def run(dynamic: bool = False) -> dict[str, Any]:
     context.set_input_shape.return_value = True
     context.set_tensor_address.return_value = True
     context.execute_async_v3.return_value = True
+    context.active_optimization_profile = profile
+    context.set_optimization_profile_async.return_value = shares
     engine.create_execution_context.return_value = context
     if hasattr(engine, "create_execution_context_without_device_memory"):
         engine.create_execution_context_without_device_memory.return_value = context
@@ -85,12 +67,11 @@ def run(dynamic: bool = False) -> dict[str, Any]:
         return {"refused": str(error)}
     given = [call for call in context.method_calls if call[0] == "set_device_memory"]
     found["memory_given"] = bool(given) or getattr(context, "device_memory", None) == 8192
+    found["profiles"] = [list(call.args) for call in context.set_optimization_profile_async.call_args_list]
+    found["profile_waited_for"] = gpu._cuda.Context.synchronize.call_count
     found["enqueued"] = context.execute_async_v3.call_args_list == [mock.call(77)] * 2
     context.execute_async_v3.return_value = False
-    try:
-        gpu.enqueue(call, stream)
-    except VtsrError as error:
-        found["refusal"] = str(error)
+    found["refusal"] = sentence(lambda: gpu.enqueue(call, stream))
     found["wrong_calls"] = wrong_calls(engine, context)
     return found
 
@@ -104,4 +85,11 @@ def no_gpu() -> bool:
     return False
 
 
-print(json.dumps({"version": trt.__version__, "static": run(), "dynamic": run(True), "no_gpu": no_gpu()}))
+print(json.dumps({
+    "version": trt.__version__,
+    "static": run(),
+    "dynamic": run(dynamic=True),
+    "dynamic without profile": run(dynamic=True, profile=-1),
+    "dynamic and refused": run(dynamic=True, profile=-1, shares=False),
+    "no_gpu": no_gpu(),
+}))  # fmt: skip

@@ -1,6 +1,8 @@
-"""vtsr-scenes: prepares the scene cache, sub-frames rendered or decoded once and read through a memory map ever after.
+"""vtsr-scenes: prepares training material: short scenes of sharp sub-frames, rendered or decoded once.
 
-    vtsr-scenes runs/scenes --photographs photos --clips clips            (vtsr-train does it by itself)
+vtsr-train does this by itself; prepare it beforehand to use all cores, or to train several times on the same scenes.
+
+    vtsr-scenes runs/scenes --photographs photos --clips clips
     vtsr-scenes runs/gopro --high-speed GOPRO_Large_all --scene-size 512 --held-out-share 0.1
 """
 
@@ -87,7 +89,7 @@ def open_scenes(folder: Path) -> NDArray[np.uint8]:
     if not path.is_file():
         raise InputError(f"There is no scene cache in {folder}; make one with vtsr-scenes.")
     try:
-        scenes: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+        scenes: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(f"The scene cache {path} cannot be read; remove it and make it again ({error}).") from error
     if scenes.ndim != 5 or scenes.shape[-1] != 3 or scenes.dtype != np.uint8:
@@ -344,14 +346,20 @@ def _body(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(prog="vtsr-scenes", description=__doc__)
+    parser = Parser(prog="vtsr-scenes", description=__doc__, guide="training.md")
     parser.add_argument("out", type=Path, metavar="DIR", help="folder of the cache")
     sources = parser.add_argument_group("sources (folders)")
-    sources.add_argument("--photographs", type=Path, nargs="+", default=[], metavar="DIR", help="sharp pictures")
-    sources.add_argument("--clips", type=Path, nargs="+", default=[], metavar="DIR", help="ordinary clips")
     sources.add_argument(
-        "--high-speed", type=Path, nargs="+", default=[], metavar="DIR", help="GOPRO, DVD, Sony or other fast video"
+        "--photographs", type=Path, nargs="+", default=[], metavar="DIR", help="photographs; their motion is rendered"
     )
+    sources.add_argument(
+        "--clips", type=Path, nargs="+", default=[], metavar="DIR",
+        help="ordinary clips; they are shrunk until they are slow enough",
+    )  # fmt: skip
+    sources.add_argument(
+        "--high-speed", type=Path, nargs="+", default=[], metavar="DIR",
+        help="high-speed video: GOPRO, DVD, Sony or your own",
+    )  # fmt: skip
     defaults = SceneOptions()
     for name, text in (
         ("count", "scenes rendered from photographs"),

@@ -1,0 +1,1 @@
+"""What `vtsr-bench` measures, and how its results become docs/performance.md."""

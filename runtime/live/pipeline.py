@@ -1,0 +1,154 @@
+"""One live run: a source thread, the upconverter's worker, a sink thread, and a caller who only waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+
+from vtsr.runtime.frame import Frame
+from vtsr.runtime.live.playout import Playout
+from vtsr.runtime.live.regular import Regular
+from vtsr.runtime.live.sink import LiveSink, WindowClosed
+from vtsr.runtime.live.upconverter import LiveUpconverter
+
+POLL_SECONDS = 0.1  # how long a wait lasts before signals and other threads are looked at
+LEAVE_SECONDS = 1.0  # a source that is blocked in a read is left behind after that
+LATEST = 4  # frame times by which a frame may be late and is still shown
+
+
+class Presenter:
+    """Hands results to a sink: evenly in time, at a constant rate, or as they come.
+
+    playout
+        Waits until each frame is due; None hands it on at once.
+    regular
+        Fills a constant frame rate; None keeps the frames' own times.
+    """
+
+    def __init__(
+        self, sink: LiveSink, live: LiveUpconverter, playout: Playout | None = None, regular: Regular | None = None
+    ) -> None:
+        self._sink, self._live = sink, live
+        self._playout, self._regular = playout, regular
+
+    def show(self, frame: Frame) -> None:
+        for shown in self._slots(frame):
+            if self._playout is None or self._wait(shown):
+                self._sink.write(shown)
+
+    def finish(self) -> None:
+        if self._regular is not None:
+            for shown in self._regular.finish():
+                self._sink.write(shown)
+        self._sink.finish()
+
+    def _slots(self, frame: Frame) -> Iterator[Frame]:
+        if self._regular is None:
+            yield frame
+        else:
+            yield from self._regular.fill(frame)
+
+    def _wait(self, frame: Frame) -> bool:
+        """Whether the frame is to be shown at all."""
+        assert self._playout is not None
+        now = time.monotonic()
+        due = self._playout.due(frame.pts, now)
+        if now - due > LATEST * float(frame.duration):
+            self._live.counter.add("skipped")
+            return False
+        if due > now:
+            time.sleep(due - now)
+        return True
+
+
+class Pipeline:
+    """Runs frames from ``source`` through ``live`` to ``presenter``.
+
+    stop
+        Ends the run when it is set: what waits is processed, and the sink finished.
+    """
+
+    def __init__(
+        self,
+        source: Iterable[Frame],
+        live: LiveUpconverter,
+        presenter: Presenter,
+        sink: LiveSink,
+        stop: threading.Event,
+    ) -> None:
+        self._source, self._live, self._presenter, self._sink = source, live, presenter, sink
+        self._stop = stop
+        self._failure: BaseException | None = None
+        self._sink_failed = False
+
+    def run(
+        self,
+        *,
+        seconds: Fraction | None = None,
+        each: Callable[[], None] | None = None,
+        interval: float = 1.0,
+    ) -> None:
+        """Returns at the end of the source, after ``seconds``, or once stopped; calls ``each`` now and then.
+
+        Raises the first error of any thread and `KeyboardInterrupt`, in both cases after the sink was finished if it
+        still works.
+        """
+        reader = threading.Thread(target=self._read, name="vtsr source", daemon=True)
+        shower = threading.Thread(target=self._show, name="vtsr sink", daemon=True)
+        began = time.monotonic()
+        interrupted = False
+        try:
+            shower.start()
+            reader.start()
+            following = began + interval
+            while shower.is_alive() and not self._stop.is_set():
+                shower.join(POLL_SECONDS)
+                now = time.monotonic()
+                if seconds is not None and now - began >= seconds:
+                    break
+                if each is not None and now >= following:
+                    each()
+                    following = max(following + interval, now)
+        except KeyboardInterrupt:
+            interrupted = True
+        self._stop.set()
+        self._live.finish()
+        while shower.is_alive():  # a second Ctrl-C ends this
+            shower.join(POLL_SECONDS)
+        reader.join(LEAVE_SECONDS)
+        if self._failure is not None:
+            raise self._failure
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._stop.set()
+
+    def _read(self) -> None:
+        try:
+            for frame in self._source:
+                if self._stop.is_set():
+                    break
+                self._live.push(frame)
+        except BaseException as error:  # noqa: BLE001  # raised by `run`
+            self._fail(error)
+        finally:
+            self._live.finish()
+
+    def _show(self) -> None:
+        try:
+            for frame in self._live:
+                self._presenter.show(frame)
+        except WindowClosed:
+            self._stop.set()
+        except BaseException as error:  # noqa: BLE001  # raised by `run`
+            self._fail(error)
+        try:
+            self._presenter.finish()
+        except BaseException as error:  # noqa: BLE001  # raised by `run`
+            self._sink.abandon()
+            self._fail(error)
