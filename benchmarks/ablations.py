@@ -1,6 +1,6 @@
 """What each choice in network, scheme and exposure law is worth: every variant trained alike, judged alike.
 
-    python benchmarks/ablations.py OUT --scenes SCENES --validation CLIPS [--steps 1500]
+    python benchmarks/ablations.py OUT --scenes SCENES --validation CLIPS [--steps 600]
 
 SCENES is a cache of `vtsr-scenes`, CLIPS a folder of clips and photographs that served for nothing else.
 Trains what is missing in OUT, judges it, and writes OUT/ablations.json. The table in docs/ablations.md comes
@@ -70,7 +70,7 @@ def run_variant(out: Path, variant: Variant, scenes: Path, steps: int) -> dict[s
     if not facts.is_file():
         config = TrainConfig.load(None, {
             "preset": variant.preset, "scheme": variant.scheme, "scenes": str(scenes), "steps": steps, "crop": 64,
-            "batch": 8, "warmup": 100, "ema": 0.99, "validate_every": steps, "checkpoint_every": steps,
+            "batch": 8, "warmup": 60, "ema": 0.99, "learning_rate": 1e-3, "loss_l2": 20, "validate_every": steps, "checkpoint_every": steps,
         })  # fmt: skip
         began = time.perf_counter()
         with process_group() as process:
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path)
     parser.add_argument("--validation", type=Path, help="folder of clips and photographs to judge on")
     parser.add_argument("--cache", type=Path, help="where the prepared validation clips are kept")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--every", type=int, default=1, help="judge on every n-th clip")
     parser.add_argument("--table", type=Path, help="print this result as a table and stop")
     args = parser.parse_args()

@@ -51,6 +51,7 @@ class TrainConfig:
     late_share: float = 0.3  # how much of the run that is
     lambda_r: float = 0.15  # weight of the reconstruction term in schemes that have it
     loss_l1: float = 1.0
+    loss_l2: float = 0.0
     loss_sharpness: float = 0.0
     loss_perceptual: float = 0.0
     loss_temporal: float = 0.0
@@ -119,7 +120,7 @@ class TrainConfig:
             ("batch epochs_or_steps frames scene_size scene_subframes interpolate", 1),
             ("validate_every checkpoint_every", 1),
             ("warmup milestone_every milestone_epochs frozen_backbone_steps frozen_backbone_epochs", 0),
-            ("loss_l1 loss_sharpness loss_perceptual loss_temporal lambda_r noise weight_decay gradient_clip", 0),
+            ("loss_l1 loss_l2 loss_sharpness loss_perceptual loss_temporal lambda_r noise weight_decay gradient_clip", 0),
             ("seed epochs scene_count clip_scenes video_scenes held_out learning_rate milestone_factor", 0),
         ):
             for name in names.split():
@@ -151,7 +152,7 @@ class TrainConfig:
             raise OptionError(f"The crop must be a multiple of 32 pixels, not {self.crop}.")
         if not 1 <= self.compression_quality <= 95:
             raise OptionError(f"The compression_quality must be from 1 to 95, not {self.compression_quality}.")
-        if not (self.loss_l1 or self.loss_sharpness or self.loss_perceptual):
+        if not (self.loss_l1 or self.loss_l2 or self.loss_sharpness or self.loss_perceptual):
             raise OptionError("All loss weights are zero; set at least loss_l1.")
 
     def in_steps(self, scenes: int) -> TrainConfig:

@@ -21,6 +21,7 @@ from torch.nn import functional
 from vtsr.training.mobilenet import MobileNetV2
 
 LEVELS = 5
+RGB = 3
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,13 @@ class PyramidNetwork(nn.Module):
         )
         self.decoder_first = Decoder(dims.channels, dims.aggregate)
         self.decoder_second = Decoder(dims.channels, dims.aggregate)
+        # He et al. (2015): with PyTorch's smaller weights the features fade on the way through the decoders,
+        # which have no residual connections, and the network stays at repeating its input.
+        for part in (self.fusion, self.decoder_first, self.decoder_second):
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d) and module.weight.any() and module.out_channels > RGB:
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                    nn.init.zeros_(module.bias)
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, W) frames in [0, 1], H and W multiples of 32, to b[n] and a[n+1] of the same shape."""

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn import functional
 from tqdm import tqdm
 
 from vtsr.errors import InputError, OptionError, OutputError
@@ -112,6 +113,8 @@ def combined_loss(config: TrainConfig, device: torch.device) -> losses.Loss:
     terms: list[tuple[float, losses.Loss]] = []
     if config.loss_l1:
         terms.append((config.loss_l1, losses.l1))
+    if config.loss_l2:
+        terms.append((config.loss_l2, functional.mse_loss))
     if config.loss_sharpness:
         terms.append((config.loss_sharpness, losses.sharpness))
     if config.loss_perceptual:
