@@ -69,10 +69,11 @@ class Session:
             return
         levels = settings.levels
         last = f"level {levels}"
-        uses = [("ingest", min(batches["ingest"]), "level 1"), ("emit", max(batches["emit"]), last)]
+        uses = [("ingest", max(batches["ingest"]), "level 1"), ("emit", max(batches["emit"]), last)]
         for level in range(1, levels + 1):
             # The largest batch a level runs: its pairs, or what there is an engine for.
-            batch = max((n for n in batches["step"] if n <= 1 << (level - 1)), default=min(batches["step"]))
+            pairs = settings.chunk << (level - 1)
+            batch = max((n for n in batches["step"] if n <= pairs), default=min(batches["step"]))
             uses += [("step", batch, f"level {level}"), ("finish", min(batches["finish"]), f"level {level}")]
         if not settings.overlap:
             uses = [(role, batch, SINGLE) for role, batch, _ in uses]
@@ -81,10 +82,11 @@ class Session:
         needed = memory_needed(self.layout, batches, frame_bytes, settings, levels) + scratch
         free, total = device.memory_info()
         if needed > free:
+            counts = f"{levels} levels, {settings.slots} slots, {settings.lanes} lanes and chunks of {settings.chunk}"
             raise MemoryShortage(
-                f"{self.layout.name} with {levels} levels, {settings.slots} slots and {settings.lanes} lanes needs "
-                f"{needed // MEBIBYTE + 1} MiB of GPU memory, but only {free // MEBIBYTE} of {total // MEBIBYTE} MiB "
-                "are free; use fewer levels, slots or lanes, or end other programs on this GPU."
+                f"{self.layout.name} with {counts} needs {needed // MEBIBYTE + 1} MiB of GPU memory, but only "
+                f"{free // MEBIBYTE} of {total // MEBIBYTE} MiB are free; use fewer levels, slots, lanes or frames per "
+                "push, or end other programs on this GPU."
             )
         self.executor.allocate_scratch()
 
