@@ -102,6 +102,7 @@ def run(plan: Plan, names: Sequence[str], say: Say) -> Results:
         options = [
             "-c", os.devnull, f"--rootdir={FOLDER}", f"--basetemp={folder}/tmp", "-p", "no:cacheprovider",
             "--import-mode=importlib", "--capture=no", "--quiet", "--benchmark-only", f"--benchmark-json={report}",
+            f"--benchmark-storage=file://{folder}/storage",
         ]  # fmt: skip
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
