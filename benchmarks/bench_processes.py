@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +99,15 @@ def test_pipeline(benchmark: Any, plan: Plan, clip: tuple[Path, int], tmp_path: 
     """vtsr-upconvert on a file against a naive loop, and against the network's steps alone."""
     path, frames = clip
     levels, options = file_levels(plan), common(plan)
-    run = partial(measure, source=str(path), levels=levels, **options)
+    files = {"source": str(path), "levels": levels, **options}
     size = file_size(plan)
     rounds: list[dict[str, dict[str, Any]]] = []
 
     def once() -> None:
         rounds.append({
-            "naive": run("naive", target=str(tmp_path / "naive.mp4")),
+            "naive": measure("naive", target=str(tmp_path / "naive.mp4"), **files),
             "steps": measure("steps", frames=frames, levels=levels, **options, **size._asdict()),
-            "stream": run("stream", target=str(tmp_path / "stream.mp4")),
+            "stream": measure("stream", target=str(tmp_path / "stream.mp4"), **files),
         })  # fmt: skip
 
     benchmark.pedantic(once, rounds=2 if plan.quick else 3)

@@ -189,7 +189,7 @@ def competitors(threads: int, precisions: Sequence[str], ffmpeg: str | None = No
             if precision == "int8" and INT8_STEP not in open_model(name).files:
                 continue
             found.append(_model(name, precision, threads))
-    between = [
+    between: list[tuple[Method, Callable[[Image, Image], Any], bool]] = [
         (Blend(), _Blended, False), (FastFlow(), HalfSizeFlow, False), (Flow(), _Warped, False),
         (WithLaw(Flow()), _Warped, True),
     ]  # fmt: skip
