@@ -41,7 +41,7 @@ def findings(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def full_report() -> dict[str, Any]:
-    done = run("--json", after="assert not {'torch', 'onnx', 'matplotlib'} & set(sys.modules), 'imported too much'")
+    done = run("--json", "-", after="assert not {'torch', 'onnx', 'matplotlib'} & set(sys.modules), 'imported too much'")
     assert (done.returncode, done.stderr) == (0, "")
     report: dict[str, Any] = json.loads(done.stdout)
     return report
@@ -124,15 +124,23 @@ def test_a_damaged_model_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture
     data = bytearray((folder / "step.onnx").read_bytes())
     data[1000] ^= 1
     (folder / "step.onnx").write_bytes(data)
-    assert main(["--quick", "--json", "--model", str(folder)]) == 1
+    assert main(["--quick", "--json", "-", "--model", str(folder)]) == 1
     found = findings(json.loads(capsys.readouterr().out))[str(folder)]
     assert found["state"] == "broken"
     assert "step.onnx is damaged" in found["advice"]
 
 
+def test_a_report_goes_into_a_file_beside_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--quick", "--json", str(tmp_path / "report.json")]) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["usable"] is True
+    assert "Nothing is broken" in capsys.readouterr().out
+    assert main(["--quick", "--json", str(tmp_path / "nowhere" / "report.json")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("package", ["onnxruntime", "numpy", "cv2", "av"])
 def test_a_package_that_cannot_be_imported_is_named(package: str) -> None:
-    done = run("--json", before=f"sys.modules[{package!r}] = None")
+    done = run("--json", "-", before=f"sys.modules[{package!r}] = None")
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     report = json.loads(done.stdout)
