@@ -47,6 +47,7 @@ GPU = "needs an NVIDIA GPU with TensorRT and pycuda"
 NOT_RUN = [
     NotRun(r"^(pip|python3 -m venv|source)\b", "would change the environment the tests run in"),
     NotRun(r"^(ruff|pytest|pre-commit|tests/check_types\.sh)", "is a check of its own"),
+    NotRun(r"^docker\b", "needs a container engine"),
     NotRun(r"\b(ff(mpeg|play|probe)|v4l2-ctl)\b", "needs programs that a test machine does not have"),
     NotRun(r"^(GRAPHS_ONLY=1 )?benchmarks/\S+\.sh", GPU),
     NotRun(r"^vtsr-export --build|--backend tensorrt", GPU),
