@@ -142,6 +142,10 @@ class ImageReader:
         self.frames_read = index
         return bool(self._files) and self._files[0][0] / self._rate == pts
 
+    def frame_times(self) -> list[Fraction]:
+        """When each image begins, in seconds, if all can be decoded."""
+        return [number / self._rate for number, _ in self._files]
+
     @property
     def is_clean(self) -> bool:
         """Whether all images could be decoded so far."""
