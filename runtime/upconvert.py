@@ -115,7 +115,8 @@ def upconvert(args: argparse.Namespace) -> int:
         check_batch(args)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_termination_interrupts())
-        convert_one, at_once = _convert_one, 1
+        convert_one: Callable[[argparse.Namespace], Outcome] = _convert_one
+        at_once = 1
         if args.ray is not None:
             args, convert_one, at_once = _on_cluster(args, stack)
         if batch:

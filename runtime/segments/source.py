@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Protocol, TypeVar
 
 from vtsr.errors import InputError
@@ -15,7 +16,7 @@ class Seekable(Protocol):
     """A reader that may be able to go on with a frame in its middle."""
 
     def __iter__(self) -> Iterator[Frame]: ...
-    def skip_to(self, index: int, pts: object) -> bool: ...
+    def skip_to(self, index: int, pts: Fraction) -> bool: ...
     def close(self) -> None: ...
 
 
