@@ -12,9 +12,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vtsr.errors import OptionError, OutputError
 from vtsr.options import MAX_LEVELS, Parser, add_model_options, run_cli
-from vtsr.runtime.frame import Frame
+from vtsr.runtime.frame import Frame, Planes
 from vtsr.runtime.live import address, duty
 from vtsr.runtime.live.address import Kind
 from vtsr.runtime.live.loopback import CameraSink
@@ -40,6 +42,7 @@ from vtsr.runtime.live.waiting import Policy
 from vtsr.runtime.video.codecs import Encoding, container_for
 from vtsr.runtime.video.facts import VideoFacts
 from vtsr.runtime.video.partial import check_folder
+from vtsr.runtime.video.pictures import plane_sizes
 from vtsr.runtime.video.raw import RAW_EXTENSIONS, RawWriter, raw_options
 from vtsr.runtime.video.reader import check_readable
 from vtsr.runtime.video.writer import VideoWriter
@@ -136,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
                 precision=args.precision,
             )
         )  # fmt: skip
+        live.warm_up(Frame(blank(facts)))
         sink, presenter = open_sink(args, live_facts(facts), live, notes)
         stack.callback(sink.abandon)
         if args.metrics is not None:
@@ -277,7 +281,15 @@ def open_sink(
         playout = Playout(1.0 if args.latency_budget is None else args.latency_budget / 1000)
     if kind in (Kind.PIPE, Kind.DEVICE) or (isinstance(sink, RawWriter)):
         regular = Regular(1 / rate, live.counter)
-    return sink, Presenter(sink, live, playout, regular)
+    return sink, Presenter(sink, live.counter, playout, regular)
+
+
+def blank(facts: VideoFacts) -> Planes:
+    """A black picture as the source gives them."""
+    fmt = facts.format
+    if fmt.sampling == "rgb":
+        return Planes((np.zeros((facts.height, facts.width, 3), fmt.dtype),), fmt)
+    return Planes(tuple(np.zeros(s, fmt.dtype) for s in plane_sizes(fmt, facts.width, facts.height)), fmt)
 
 
 class StatsLine:
