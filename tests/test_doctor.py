@@ -41,7 +41,8 @@ def findings(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def full_report() -> dict[str, Any]:
-    done = run("--json", "-", after="assert not {'torch', 'onnx', 'matplotlib'} & set(sys.modules), 'imported too much'")
+    heavy = "{'torch', 'onnx', 'matplotlib'}"
+    done = run("--json", "-", after=f"assert not {heavy} & set(sys.modules), 'imported too much'")
     assert (done.returncode, done.stderr) == (0, "")
     report: dict[str, Any] = json.loads(done.stdout)
     return report
@@ -124,7 +125,7 @@ def test_a_damaged_model_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture
     data = bytearray((folder / "step.onnx").read_bytes())
     data[1000] ^= 1
     (folder / "step.onnx").write_bytes(data)
-    assert main(["--quick", "--json", "-", "--model", str(folder)]) == 1
+    assert main(["--quick", "--json", "--model", str(folder)]) == 1
     found = findings(json.loads(capsys.readouterr().out))[str(folder)]
     assert found["state"] == "broken"
     assert "step.onnx is damaged" in found["advice"]

@@ -17,7 +17,7 @@ DESCRIPTION = "Says what is installed, what would be used and why, and tests tha
 PIPE = "-"
 EPILOG = """examples:
   vtsr-doctor                         all there is to know about this machine
-  vtsr-doctor --quick --json -        for programs, on stdout
+  vtsr-doctor --quick --json          for programs, on stdout
 
 exit codes: 0 vtsr works here, 1 something it needs is broken
 marks: ok fine, -- not there and not needed, !! broken; -> what to do
@@ -28,7 +28,10 @@ NOT_USABLE = 1
 def parser() -> Parser:
     """The command's options."""
     options = Parser(prog="vtsr-doctor", description=DESCRIPTION, epilog=EPILOG, guide="doctor.md")
-    options.add_argument("--json", metavar="FILE", help="write the report as JSON; - for stdout, instead of text")
+    options.add_argument(
+        "--json", nargs="?", const=PIPE, metavar="FILE",
+        help="the report as JSON on stdout instead of text, or in FILE beside the text",
+    )  # fmt: skip
     options.add_argument("--quick", action="store_true", help="leave out the self-test, which takes seconds")
     add_model(options)
     add_backend(options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import platform
 import re
 import sys
@@ -87,7 +89,8 @@ def _needed(name: str) -> Finding:
     module = MODULES.get(name, name.replace("-", "_"))
     version = _version(name)
     try:
-        imported = importlib.import_module(module)
+        with contextlib.redirect_stdout(io.StringIO()):  # OpenCV says there what it lacks; so does the report
+            imported = importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: one of its libraries does not load
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         advice = f"Install it again: pip install --force-reinstall {name}"
