@@ -27,7 +27,7 @@ if sys.platform == "linux":
     from hostile_worker import Verdict, Worker
 
 FUZZ_SEEDS = range(30)  # times 32 files
-CONVERT_SEEDS = range(4)
+CONVERT_SEEDS = range(3)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,9 @@ def test_absurd_clocks(worker: Worker, tmp_path: Path, name: str, timescale: int
 )  # fmt: skip
 def test_absurd_y4m_headers(worker: Worker, tmp_path: Path, header: str) -> None:
     frames = (b"FRAME\n" + bytes(48 * 32 * 3 // 2)) * 3
-    check(worker.read(put(tmp_path, "in.y4m", f"YUV4MPEG2 {header}\n".encode() + frames)), header)
+    verdict = worker.read(put(tmp_path, "in.y4m", f"YUV4MPEG2 {header}\n".encode() + frames))
+    check(verdict, header)
+    assert "busy" not in verdict.sentence
 
 
 # Memory

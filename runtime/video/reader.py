@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 from collections.abc import Generator, Iterator
@@ -469,6 +470,8 @@ def _name(container: Any) -> str:
 
 
 def _reason(error: BaseException) -> str:
+    if getattr(error, "errno", None) == errno.EBUSY:  # what FFmpeg makes of a y4m header with an impossible size
+        return "its header makes no sense"
     return str(getattr(error, "strerror", None) or error).rstrip(".")
 
 
