@@ -26,10 +26,15 @@ from software_cuda import (
     MisuseError,
     RaceError,
     SoftwareDevice,
+    blend_emit,
+    blend_finish,
+    blend_ingest,
+    blend_step,
     blend_stream,
 )
 
 from vtsr import DeviceError, InputError, ModelError, OptionError, Upconverter
+from vtsr.runtime.backend import StepResult
 from vtsr.runtime.engines.cache import EngineCache
 from vtsr.runtime.engines.recipe import open_recipe
 from vtsr.runtime.frame import Frame, PixelFormat, Planes
@@ -250,6 +255,52 @@ def test_a_whole_job_writes_the_same_frames() -> None:
         result = Job(wrapped(images), up, Sink(), parts=4).run()
     assert (result.frames_in, result.frames_out) == (20, 80)
     assert same(written, blend_stream(images, 2))
+
+
+class BlendBackend:
+    """The stand-in network without a device: every call computes at once."""
+
+    name, precision = "blend", ""
+
+    def ingest(self, pictures: Sequence[Planes]) -> NDArray[Any]:
+        return blend_ingest(np.stack([picture.planes[0] for picture in pictures]), (32, 64))
+
+    def frames_in(self, tensor: NDArray[Any]) -> int:
+        return len(tensor)
+
+    def part(self, tensor: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+        return tensor[start:stop]
+
+    def step(self, u: NDArray[Any], a_u: NDArray[Any] | None, v: NDArray[Any]) -> StepResult:
+        return StepResult(*blend_step(u, a_u, v))
+
+    def finish(self, u: NDArray[Any], a_u: NDArray[Any] | None) -> NDArray[Any]:
+        return blend_finish(u, a_u)
+
+    def emit(self, frames: NDArray[Any], format: PixelFormat, height: int, width: int) -> list[Planes]:
+        return [Planes((image,), format) for image in blend_emit(frames, height, width)]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_number_of_levels_may_change_within_a_stream(seed: int) -> None:
+    """Up, down and to nothing, between any two pushes."""
+    rng = np.random.default_rng(seed)
+    images = clip(30, seed=seed)
+    changes = {int(n): int(rng.integers(0, 4)) for n in rng.choice(30, 6, replace=False)}
+    found = []
+    for backend in (opened(3, SoftwareDevice(seed, pace=("random", "lazy")[seed % 2])), BlendBackend()):
+        with Upconverter(3, backend=backend, scene_threshold=1) as up:
+            outputs = []
+            for number, image in enumerate(images):
+                if number in changes:
+                    outputs += up.change_levels(changes[number])
+                outputs += up.push(image)
+            outputs += up.flush()
+            found.append([(f.pts, f.duration, f.source_index, f.phase, f.image.tobytes()) for f in outputs])
+    assert found[0] == found[1]
 
 
 # How it is done
