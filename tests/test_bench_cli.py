@@ -114,6 +114,7 @@ def test_every_name_is_a_measurement_that_exists() -> None:
         (["--model", "nonesuch"], "There is no model 'nonesuch'"),
         (["--json", "nowhere/found.json"], "give a file in a folder that exists"),
         (["--cpu", "--gpu"], "not allowed with argument"),
+        (["--gpu", "--precisions", "int8"], "run_gpu.sh --ranges FILE"),
         (["--gpu", "--quick"], "are for the CPU; leave them out with --gpu"),
     ],
 )
@@ -147,6 +148,30 @@ def test_a_missing_extra_is_named(
     monkeypatch.setitem(sys.modules, module, None)
     assert main(options) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_gpu_is_measured_with_the_same_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark of the TensorRT runtime itself is tested in test_tensorrt_bench.py."""
+    from vtsr.benchmarks.results import GPU, Results
+
+    asked: list[str] = []
+
+    def measure(options: list[str]) -> int:
+        asked.extend(options)
+        out = Path(options[options.index("--out") + 1])
+        out.mkdir(parents=True)
+        rows = [{"bench": "throughput", "size": "64x32", "fps_out": 1234.5}]
+        Results(GPU, {"GPU": "Example"}, {"TensorRT": "10.9"}, "abc", rows).save(out / "runtime-Example.json")
+        return 0
+
+    platform = {"GPU": "Example", "driver": "580", "TensorRT": "10.9"}
+    monkeypatch.setattr("vtsr.runtime.engines.platform.find_platform", lambda: platform)
+    monkeypatch.setattr("vtsr.benchmarks.bench_tensorrt.main", measure)
+    file = tmp_path / "gpu.json"
+    assert main(["--gpu", "--sizes", "64x32", "--levels", "1", "2", "--precisions", "fp16", "--json", str(file)]) == 0
+    words = " ".join(asked)
+    assert "--size 64x32 --levels 1 2 --precision fp16" in words
+    assert json.loads(file.read_text())["rows"] == [{"bench": "throughput", "size": "64x32", "fps_out": 1234.5}]
 
 
 def test_a_missing_gpu_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
