@@ -172,7 +172,8 @@ def test_a_call_becomes_a_graph_captured_for_this_thread_alone(parts: Any) -> No
     assert parts.device.capture(call(), stream) == "executable"
     names = [c[0] for c in parts.driver.calls if c[0].startswith(("cuStream", "cuGraph")) and "Create" not in c[0]]
     assert names == [
-        "cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphDestroy", "cuGraphUpload"
+        "cuStreamSynchronize", "cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphDestroy",
+        "cuGraphUpload",
     ]  # fmt: skip
     assert parts.driver.named("cuStreamBeginCapture") == [(stream.raw, "thread local")]
 
