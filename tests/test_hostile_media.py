@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import corpus
@@ -234,6 +235,31 @@ def test_every_reader_of_playlists_is_left_out() -> None:
     assert {"hls", "concat", "sdp", "rtsp", "lavfi"} <= av.formats_available
     assert not allowed & containers.REFERRING_FORMATS
     assert {"mov", "mp4", "matroska,webm", "avi", "mpegts", "nut", "yuv4mpegpipe", "rawvideo"} & allowed
+
+
+# What a file says goes to the terminal and into other files
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mkv"])
+def test_names_inside_a_file_cannot_play_with_the_terminal(worker: Worker, tmp_path: Path, extension: str) -> None:
+    def prepare(container: Any, stream: Any) -> None:
+        container.add_attachment("font.ttf", "font/ttf", b"glyphs")
+
+    clip = write_clip(tmp_path / "in.mkv", 3, prepare=prepare, metadata={"title": "harmless"})
+    data = clip.read_bytes()
+    assert b"font.ttf" in data
+    clip.write_bytes(data.replace(b"font.ttf", b"\x1b[2J\xff.t").replace(b"harmless", b"\x1b]0;\xfe\n\x07x"))
+    verdict = worker.convert(clip, tmp_path / f"out{extension}", "--levels", "1", "--quiet")
+    assert not verdict.defect, verdict.defect
+    assert not verdict.sentence
+    assert all(line.isprintable() for line in verdict.warnings)
+
+
+def test_a_folder_with_strange_names_is_read(tmp_path: Path) -> None:
+    for name in ("a²1.png", "²2.png", "٣.png", "-1.png", "9" * 200 + ".png"):
+        put(tmp_path, name, corpus.sound_file("image.png"))
+    with ImageReader(tmp_path) as reader:
+        assert len(list(reader)) == 5
 
 
 # Nothing decodable is lost

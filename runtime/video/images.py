@@ -41,7 +41,7 @@ def means_images(name: str) -> bool:
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:
     """Sorts frame2 before frame10."""
-    return [(0, int(part)) if part.isdigit() else (1, part.lower()) for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in re.split(r"(\d+)", name) if part]
 
 
 def list_images(path: Path) -> list[Path]:
