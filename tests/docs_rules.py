@@ -65,6 +65,7 @@ NOT_RUN = [
     NotRun(r"^vtsr-evaluate --suite", "takes minutes; tests/test_evaluation_suite.py builds one"),
     NotRun(r"^vtsr-train .*--config thesis", "needs data sets that have to be downloaded"),
     NotRun(r"^torchrun", "takes four processes; tests/test_training_run.py runs two"),
+    NotRun(r"^ray\b|--ray\b", "needs Ray (extra cluster); tests/test_cluster.py runs it where it is installed"),
     NotRun(r"TritonBackend", "needs a Triton server; tests/test_triton.py runs the client"),
     NotRun(r"torchvision", "needs weights that have to be downloaded"),
 ]  # fmt: skip
@@ -84,7 +85,8 @@ def prepare(folder: Path, tiny_model: Path, tiny_checkpoint: Path) -> None:
     folder.mkdir()
     write_clip(folder / "my.mp4", 4, codec="libx264")
     write_clip(folder / "clip.mp4", 16, codec="libx264")
-    for name in ("street.mp4", "match.mov"):
+    (folder / "footage").mkdir()
+    for name in ("street.mp4", "match.mov", "footage/clip.mp4"):
         shutil.copyfile(folder / "clip.mp4", folder / name)
     write_frames(folder / "frames", np.stack([picture(n) for n in range(16)]))
     write_photographs(folder / "photos", 6)
