@@ -815,6 +815,23 @@ def test_engines_without_a_copy_of_the_last_frame_do_as_well() -> None:
         assert same(images_of(list(up.run(images))), blend_stream(images, 2))
 
 
+def test_engines_that_take_the_carry_in_another_type_are_refused() -> None:
+    """Else the 1.0 that is written would be read as a 0."""
+
+    class Half(BlendEngines):
+        def engine(self, role: str, batch: int, layout: Layout) -> Engine:
+            made = super().engine(role, batch, layout)
+            if role == "step":
+                made.inputs["carry"] = ((1, 1, 1, 1), np.dtype(np.float16))
+            return made
+
+    with (
+        Upconverter(1, backend=TensorRTBackend(SoftwareDevice(), Half(1), Settings()), scene_threshold=1) as up,
+        pytest.raises(ModelError, match=r"takes carry as float16, not as float32; export the model again\.$"),
+    ):
+        up.push(clip(1)[0])
+
+
 def test_engines_that_disagree_on_the_type_of_frames_are_refused() -> None:
     class Mixed(BlendEngines):
         def engine(self, role: str, batch: int, layout: Layout) -> Engine:

@@ -19,6 +19,7 @@ from vtsr.runtime.tensorrt.settings import Settings
 
 ROLES = ("ingest", "step", "finish", "emit")
 FRAME_TENSORS = {"ingest": ("rgb",), "step": ("u", "a_u", "v", "halves", "next_a"), "emit": ("rgb",)}
+CARRY_TYPE = np.dtype(np.float32)  # what `Executor.fill` writes
 MEBIBYTE = 1 << 20
 
 
@@ -57,6 +58,8 @@ class Session:
         for role, names in FRAME_TENSORS.items():
             tensors = device.engine_tensors(self.executor.engine(role, min(batches[role])))
             types.update({f"{name} of {role}": tensors[name] for name in names if name in tensors})
+            if tensors.get("carry", CARRY_TYPE) != CARRY_TYPE:
+                raise ModelError(f"The step takes carry as {tensors['carry']}, not as float32; export the model again.")
         if len(set(types.values())) != 1:
             found = ", ".join(f"{name} {dtype}" for name, dtype in types.items())
             raise ModelError(f"The engines disagree on the type of frames ({found}); export the model again.")
