@@ -40,7 +40,9 @@ from vtsr.runtime.engines.recipe import open_recipe
 from vtsr.runtime.frame import Frame, PixelFormat, Planes
 from vtsr.runtime.job import Job
 from vtsr.runtime.tensorrt import executor as executor_module
+from vtsr.runtime.tensorrt.arrays import DeviceArray
 from vtsr.runtime.tensorrt.backend import TensorRTBackend
+from vtsr.runtime.tensorrt.embedding import DeviceUpconverter
 from vtsr.runtime.tensorrt.layout import Layout
 from vtsr.runtime.tensorrt.recipes import RecipeEngines, matching_batches, matching_engine
 from vtsr.runtime.tensorrt.schedule import Scheduler
@@ -728,6 +730,48 @@ def test_nv12_and_p010_give_what_planar_yuv_gives(tiny_graphs: Any, bits: int) -
         for plane, reference in zip(paired(one).planes, other.planes, strict=True):
             # One code at most: the bytes of a sample are summed in another order.
             assert np.abs(plane.astype(int) - reference).max() <= 1 << shift
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_nv12_and_p010_in_device_memory_give_what_they_give_from_the_host(
+    tiny_graphs: Any, bits: int, lanes: int
+) -> None:
+    """As hardware decoders leave them: two planes, each somewhere in device memory, written over by the next frame."""
+    format = PixelFormat("yuv420", bits, "bt709", False)
+    shift = 6 if bits == 10 else 0
+    given_ = []
+    for y, u, v in (picture.planes for picture in pictures(format, 7)):
+        given_.append((y << shift, np.stack([u, v], axis=-1) << shift))
+    backend = TensorRTBackend(SoftwareDevice(bits), GraphEngines(tiny_graphs, 1), Settings(levels=1))
+    with Upconverter(1, backend=backend, scene_threshold=1) as up:
+        expected = [f.planes.planes for f in up.run([Frame(Planes(planes, format)) for planes in given_])]
+
+    device = SoftwareDevice(bits + 1)
+    stream, found = device.foreign_stream(), []
+    backend = TensorRTBackend(device, GraphEngines(tiny_graphs, 1), Settings(levels=1, lanes=lanes, stint=2))
+    with DeviceUpconverter(backend, 1, format) as up:
+        places = [device.external_memory(plane.nbytes) for plane in given_[0]]
+
+        def keep(outputs: Any) -> None:
+            with device.scope():
+                device.synchronize_all()
+            found.extend(tuple(device.view(p.address, p.shape, p.dtype).copy() for p in picture) for picture in outputs)
+
+        for planes in given_:
+            arrays = []
+            for plane, (address, memory) in zip(planes, places, strict=True):
+
+                def write(plane: Any = plane, memory: Any = memory) -> None:
+                    memory[:] = np.ascontiguousarray(plane).reshape(-1).view(np.uint8)
+
+                device.on_foreign(stream, "decoder", write, writes=[(address, plane.nbytes)])
+                arrays.append(DeviceArray(address, plane.shape, plane.dtype, dlpack_type=device.dlpack_type))
+            keep(up.push(*arrays, stream=stream))
+        keep(up.flush(stream=stream))
+    assert len(found) == len(expected) == 14
+    for one, other in zip(found, expected, strict=True):
+        assert all(map(np.array_equal, one, other))
 
 
 @pytest.fixture(scope="module")
