@@ -26,6 +26,7 @@ class Received:
     times: list[Fraction] = field(default_factory=list)
     moments: list[float] = field(default_factory=list)
     failure: BaseException | None = None
+    end: str = ""
 
 
 class Receiver(threading.Thread):
@@ -38,16 +39,21 @@ class Receiver(threading.Thread):
 
     def run(self) -> None:
         try:
-            options = {"fflags": "nobuffer", "flags": "low_delay", "probesize": "200000", "analyzeduration": "500000"}
+            options = {"flags": "low_delay", "probesize": "200000", "analyzeduration": "500000"}
             with av.open(self._url, options=options, timeout=(self._patience, self._silence)) as container:
                 stream = container.streams.video[0]
                 stream.thread_type = "SLICE"
                 for packet in container.demux(stream):
-                    for frame in packet.decode():
+                    try:
+                        frames = packet.decode()
+                    except av.error.InvalidDataError:
+                        continue  # joined in the middle: nothing before the first key frame
+                    for frame in frames:
                         self.got.moments.append(time.monotonic())
                         self.got.times.append(frame.pts * frame.time_base)
                         self.got.numbers.append(read_number(frame.to_ndarray(format="gray")))
-        except (av.error.ExitError, av.error.EOFError):
+        except (av.error.ExitError, av.error.EOFError) as end:
+            self.got.end = repr(end)
             pass  # silence: the end
         except BaseException as error:  # noqa: BLE001  # the test's to raise
             self.got.failure = error
@@ -60,9 +66,11 @@ class Sender:
         self._url, self._rate, self._log = url, rate, log
         log.touch()
         self._process: subprocess.Popen[bytes] | None = None
+        self.lives: list[int] = []  # the first number of each
 
     def start(self, seconds: float) -> None:
         first = max(self.sent, default=-1) + 1
+        self.lives.append(first)
         command = [sys.executable, str(SENDER), self._url, str(self._rate), str(seconds), str(first), str(self._log)]
         self._process = subprocess.Popen(command)
 

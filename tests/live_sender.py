@@ -1,4 +1,4 @@
-"""A camera on the network, as a program that can be killed: numbered pictures as MPEG-TS, at their pace.
+"""A camera on the network, as a program that can be killed: numbered pictures at their pace.
 
     python live_sender.py URL RATE SECONDS FIRST LOG [WIDTH HEIGHT]
 
@@ -11,20 +11,41 @@ import sys
 import time
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
+import av.error
 from live_media import numbered
+
+FORMATS = {"rtsp": "rtsp", "rtmp": "flv"}  # else MPEG-TS
+OPTIONS = {"rtsp": {"rtsp_transport": "tcp"}, "udp": {"pkt_size": "1316"}}
+
+
+def connected(url: str, rate: int, width: int, height: int) -> tuple[Any, Any]:
+    """The container and its stream, as soon as the other end listens."""
+    scheme = url.partition(":")[0]
+    for _ in range(200):
+        try:
+            container = av.open(
+                url, "w", format=FORMATS.get(scheme, "mpegts"), container_options=OPTIONS.get(scheme, {})
+            )
+            options = {"preset": "ultrafast", "tune": "zerolatency", "crf": "16", "g": str(rate // 2)}
+            stream = container.add_stream("libx264", rate=rate, options=options)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.time_base = Fraction(1, rate)
+            container.start_encoding()  # only now RTSP connects
+            return container, stream
+        except (OSError, av.error.FFmpegError):
+            time.sleep(0.1)
+    raise SystemExit("Nobody listens.")
 
 
 def send(
     url: str, rate: int, seconds: float, first: int, log: Path, width: int = 96, height: int = 64
 ) -> None:
     pictures = [numbered(first + n, width, height) for n in range(round(rate * seconds))]
-    with av.open(url, "w", format="mpegts", container_options={"pkt_size": "1316"}) as container, log.open("a") as sent:
-        options = {"preset": "ultrafast", "tune": "zerolatency", "crf": "16", "g": str(rate // 2)}
-        stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.time_base = Fraction(1, rate)
+    container, stream = connected(url, rate, width, height)
+    with container, log.open("a") as sent:
         began = time.monotonic()
         for n, picture in enumerate(pictures):
             time.sleep(max(0.0, began + n / rate - time.monotonic()))

@@ -59,6 +59,7 @@ examples:
   vtsr-live udp://127.0.0.1:5000 rtmp://server/live/key --policy drop-oldest
   vtsr-live holiday.mp4 null --stats                            how fast is this machine?
 """
+LISTEN_SECONDS = "30"  # FFmpeg refuses to listen without a limit
 PACED_SINKS = (Kind.URL, Kind.DEVICE, Kind.WINDOW)
 # The encoders' presets that keep up with a camera; by codec.
 LIVE_PRESETS = {"h264": "veryfast", "hevc": "veryfast", "vp9": "8", "av1": "12"}
@@ -231,8 +232,11 @@ def open_source(
         if kind is Kind.DEVICE:
             return CameraSource(args.source, size=size, rate=args.fps)
         settings = NETWORK_OPTIONS | SCHEME_OPTIONS.get(address.scheme(args.source), {}) | options
+        if options.get("rtsp_flags") == "listen":
+            settings.setdefault("listen_timeout", LISTEN_SECONDS)
+        opening = OPEN_SECONDS if args.patience is None else min(OPEN_SECONDS, args.patience)
         return AvSource(
-            args.source, size=size, options=settings, timeout=(OPEN_SECONDS, READ_SECONDS), on_resize=resized
+            args.source, size=size, options=settings, timeout=(opening, READ_SECONDS), on_resize=resized
         )
 
     return _both(Reconnecting(connect, notes, counter, stop, args.patience, args.size))

@@ -31,8 +31,8 @@ DEFAULT_RATE = Fraction(30)
 TICK = Fraction(1, 90_000)  # seconds, for sources without a time base of their own
 MOST_ERRORS = 100  # packets in a row that cannot be decoded before the stream is opened again
 
-# Live streams are decoded as they come: nothing buffered, little probed.
-NETWORK_OPTIONS = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "1000000", "probesize": "1000000"}
+# Little is probed, and what was read meanwhile is used (fflags=nobuffer would throw away the first key frame).
+NETWORK_OPTIONS = {"flags": "low_delay", "analyzeduration": "1000000", "probesize": "1000000"}
 SCHEME_OPTIONS = {
     "udp": {"overrun_nonfatal": "1", "fifo_size": "50000"},
     "rtsp": {"rtsp_transport": "tcp"},
