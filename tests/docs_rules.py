@@ -72,11 +72,7 @@ NOT_RUN = [
 
 # What readers have in front of them when a document's Python begins.
 NAMES: dict[str, dict[str, Any]] = {
-    "README.md": {
-        "frames": [picture(n) for n in range(3)],
-        "image": picture(0),
-        "show": lambda image, at=None: None,
-    },
+    "README.md": {"show": lambda image, at=None: None},
 }
 
 
