@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,19 @@ def test_a_measurement_that_fails_does_not_stop_the_others(
     assert "ONNX Runtime int8: the model tiny has no INT8 step" in missing
     assert "comes without its weights for PyTorch" in missing
     assert capsys.readouterr() == ("", "")
+
+
+def test_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("pytest_benchmark")
+    options = ["--quick", "--only", "memory", "--threads", "1", "--sizes", "64x32", "--json", "found.json"]
+    command = [sys.executable, "-m", "vtsr.benchmarks.cli", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        assert "memory ..." in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read().strip().splitlines()[-1] == "vtsr-bench: interrupted."
+        assert process.wait() == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_name_is_a_measurement_that_exists() -> None:
