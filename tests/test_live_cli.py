@@ -124,7 +124,7 @@ def test_an_interrupted_recording_is_complete(name: str, tmp_path: Path) -> None
         (["CLIP", "null", "--duty", "2"], "above 0 to 1"),
         (["CLIP", "null", "--queue", "0"], "1 or more"),
         (["CLIP", "null", "--size", "0x0"], "no usable frame size"),
-        (["CLIP", "null", "--metrics", "99999"], "not [HOST:]PORT"),
+        (["CLIP", "null", "--prometheus", "99999"], "not [HOST:]PORT"),
         (["CLIP", "null", "--input-option", "x"], "KEY=VALUE"),
         (["CLIP", "CLIP"], "is the source itself"),
         (["CLIP", "missing/out.mp4"], "does not exist"),

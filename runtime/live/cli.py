@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -15,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from vtsr.errors import OptionError, OutputError
-from vtsr.options import MAX_LEVELS, Parser, add_model_options, run_cli
+from vtsr.options import MAX_LEVELS, Parser, add_model_options, add_yes, run_cli
 from vtsr.runtime.frame import Frame, Planes
 from vtsr.runtime.live import address, duty
 from vtsr.runtime.live.address import Kind
 from vtsr.runtime.live.loopback import CameraSink
 from vtsr.runtime.live.notes import Notes
-from vtsr.runtime.live.pipeline import Pipeline, Presenter
+from vtsr.runtime.live.pipeline import SOURCE_THREAD, Pipeline, Presenter
 from vtsr.runtime.live.playout import Playout
 from vtsr.runtime.live.prometheus import LOCAL, MetricsServer
 from vtsr.runtime.live.regular import Regular
@@ -67,7 +68,7 @@ LIVE_PRESETS = {"h264": "veryfast", "hevc": "veryfast", "vp9": "8", "av1": "12"}
 
 def parser() -> Parser:
     """The command's options."""
-    options = Parser(prog="vtsr-live", description=DESCRIPTION, epilog=EXAMPLES)
+    options = Parser(prog="vtsr-live", description=DESCRIPTION, epilog=EXAMPLES, guide="live.md")
     options.add_argument("source", metavar="SOURCE", help="where frames come from")
     options.add_argument("sink", metavar="SINK", nargs="?", default=address.WINDOW, help="(default: window)")
     add_model_options(options)
@@ -99,14 +100,14 @@ def parser() -> Parser:
     )  # fmt: skip
     video.add_argument("--codec", metavar="NAME", help="encoder of a file (default: by its extension)")
     video.add_argument("--bitrate", metavar="BITS", type=_bits, help="of a URL, e.g. 4M (default: constant quality)")
-    video.add_argument("-y", "--yes", action="store_true", help="replace an existing file")
+    add_yes(video)
     report = options.add_argument_group("report")
     report.add_argument(
         "--stats", type=float, nargs="?", const=1.0, metavar="S",
         help="print statistics every S seconds (default: 1), and a summary at the end",
     )  # fmt: skip
     report.add_argument(
-        "--metrics", metavar="[HOST:]PORT", type=_endpoint,
+        "--prometheus", metavar="[HOST:]PORT", type=_endpoint,
         help=f"serve http://HOST:PORT/metrics for Prometheus (default host: {LOCAL})",
     )  # fmt: skip
     report.add_argument("-q", "--quiet", action="store_true", help="say nothing about events")
@@ -115,7 +116,14 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    return run_cli(parser(), run, argv)
+    code = run_cli(parser(), run, argv)
+    if argv is None and _source_is_blocked():
+        # Its thread sits in a read inside FFmpeg that nothing ends; the interpreter must not be torn down around it.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    return code
 
 
 def run(args: argparse.Namespace) -> int:
@@ -143,8 +151,8 @@ def run(args: argparse.Namespace) -> int:
         live.warm_up(Frame(blank(facts)))
         sink, presenter = open_sink(args, live_facts(facts), live, notes)
         stack.callback(sink.abandon)
-        if args.metrics is not None:
-            host, port = args.metrics
+        if args.prometheus is not None:
+            host, port = args.prometheus
             server = MetricsServer(live.stats, port, host)
             stack.callback(server.close)
             notes.say("metrics", f"Metrics are at http://{host}:{server.port}/metrics.")
@@ -246,9 +254,12 @@ def _both(source: Source) -> tuple[Source, Iterable[Frame]]:
     return source, source
 
 
+def _source_is_blocked() -> bool:
+    return any(thread.name == SOURCE_THREAD for thread in threading.enumerate())
+
+
 def _close_later(source: Source) -> None:
-    # A source that is blocked in a read would be freed under its feet: the process ends anyway.
-    if not any(thread.name == "vtsr source" for thread in threading.enumerate()):
+    if not _source_is_blocked():  # else it would be freed under its feet, and the process ends anyway
         source.close()
 
 
