@@ -16,6 +16,7 @@ from vtsr.runtime.live.sink import LiveSink, WindowClosed
 from vtsr.runtime.live.statistics import Counter
 from vtsr.runtime.live.upconverter import LiveUpconverter
 
+SOURCE_THREAD = "vtsr source"
 POLL_SECONDS = 0.1  # how long a wait lasts before signals and other threads are looked at
 LEAVE_SECONDS = 1.0  # a source that is blocked in a read is left behind after that
 MOST_DUE = 512  # finished frames that may wait to be shown
@@ -126,7 +127,7 @@ class Pipeline:
         Raises the first error of any thread and `KeyboardInterrupt`, in both cases after the sink was finished if it
         still works.
         """
-        reader = threading.Thread(target=self._read, name="vtsr source", daemon=True)
+        reader = threading.Thread(target=self._read, name=SOURCE_THREAD, daemon=True)
         shower = threading.Thread(target=self._show, name="vtsr sink", daemon=True)
         began = time.monotonic()
         interrupted = False

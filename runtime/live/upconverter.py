@@ -296,6 +296,11 @@ class LiveUpconverter:
         )
 
     @property
+    def waiting(self) -> int:
+        """Frames in the waiting room now."""
+        return len(self._room)
+
+    @property
     def backend_name(self) -> str:
         return self._up.backend_name
 
