@@ -231,7 +231,7 @@ def digests(open_backend: Open, settings: Settings, images: Iterable[Image]) -> 
     assert settings.levels is not None
     with Upconverter(settings.levels, backend=open_backend(settings), scene_threshold=1) as up:
         frames = up.run(images, behind=max(BEHIND, settings.ahead))
-        return [hashlib.blake2b(np.ascontiguousarray(frame.image)).digest() for frame in frames]
+        return [hashlib.blake2b(np.ascontiguousarray(frame.image).data).digest() for frame in frames]
 
 
 def psnr(found: Sequence[Image], expected: Sequence[Image]) -> float:

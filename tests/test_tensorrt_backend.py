@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -140,6 +141,17 @@ def test_a_bare_array_is_waited_for_when_it_is_read() -> None:
         assert device.calls.count("synchronize") == waited + 1
         assert np.array_equal(first, blend_stream(images, 1)[0])
         assert replace(outputs[1], source_index=7).image is outputs[1].image
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_results_may_be_sent_to_other_processes_before_they_are_there(bare: bool) -> None:
+    images = clip(3)
+    with Upconverter(1, backend=opened(1, SoftwareDevice(pace="lazy")), scene_threshold=1) as up:
+        outputs = [f for frame in (images if bare else wrapped(images)) for f in up.push(frame)]
+        sent = pickle.loads(pickle.dumps(outputs))  # noqa: S301  # our own
+    assert same(images_of(sent), blend_stream(images, 1)[:4])
+    assert [(f.pts, f.source_index, f.phase) for f in sent] == [(f.pts, f.source_index, f.phase) for f in outputs]
+    assert isinstance(sent[0].picture, np.ndarray if bare else Planes)
 
 
 @pytest.mark.parametrize("behind", [0, 1, 3, 50])
