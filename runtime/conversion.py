@@ -23,11 +23,11 @@ from vtsr.errors import InputError, OptionError, OutputError
 from vtsr.runtime.frame import Frame
 from vtsr.runtime.job import Job, Processor, Result, Sink, Timing
 from vtsr.runtime.segments.identity import check_same, input_identity, software_identity
-from vtsr.runtime.segments.journal import DamagedJournalError, End, Journal, Segment, Value
+from vtsr.runtime.segments.journal import DamagedJournalError, End, Journal, Value
 from vtsr.runtime.segments.ledger import Ledger, Observed
 from vtsr.runtime.segments.marks import Mark
 from vtsr.runtime.segments.sink import SegmentSink
-from vtsr.runtime.segments.source import open_at
+from vtsr.runtime.segments.source import OtherPicturesError, open_at
 from vtsr.runtime.segments.span import Span, gaps
 from vtsr.runtime.segments.stores import IMAGES_NAME, RAW_NAME, ImageStore, RawStore, Store, VideoStore
 from vtsr.runtime.video.codecs import Encoding
@@ -280,7 +280,6 @@ def _convert_in_segments(
     target = video_target(plan, args)
     job = describe_job(plan, args, network.backend_name, network.precision, target)
     journal = open_journal(folder, job, args)
-    before: dict[int, Segment] = {}
     try:
         if target is not None:
             target = replace(target, threads=recorded_threads(journal))
@@ -318,12 +317,8 @@ def _convert_in_segments(
         end = journal.ended or End()
         journal.discard()
         return _finished(plan, args, store, network.precision, result, seen, end, cuts, watch, done.frames)
-    except InputError:
-        # Going on would fail at the same place; but what an earlier run has done is not to be lost by a mistake.
-        if before:
-            journal.close()
-        else:
-            journal.discard()
+    except OtherPicturesError:
+        journal.close()  # the same input may be found again; going on with this one will not help
         raise
     except BaseException:
         _leave(journal, plan)
@@ -331,7 +326,7 @@ def _convert_in_segments(
 
 
 def _leave(journal: Journal, plan: Plan) -> None:
-    """Keeps what is finished of a job that was stopped."""
+    """Keeps what is finished of a job that was stopped, and says so; removes the journal if there is nothing."""
     if not journal.segments:
         journal.discard()
         return
@@ -534,7 +529,7 @@ def warn_of_little_room(plan: Plan, args: argparse.Namespace, store: Store, done
     need = estimate(frames, plan.facts.width, plan.facts.height, store.codec, store.pix_fmt)
     if isinstance(store, VideoStore):
         need = Need(2 * need.size)  # while the segments are being joined, everything is there twice
-    warning = check_room(Path(args.output).absolute().parent, args.output, need)
+    warning = check_room(Path(args.output).absolute().parent, args.output, need, anyway=args.yes)
     if warning is not None:
         say(f"warning: {warning}")
 

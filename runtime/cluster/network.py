@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
-from vtsr.errors import InputError, OptionError, VtsrError
+from vtsr.errors import OptionError, VtsrError
 from vtsr.runtime.cluster.segment import Made, Order
 from vtsr.runtime.conversion import LocalNetwork, Plan, Watch, recorded_threads, say
 from vtsr.runtime.engines.recipe import RECIPE_NAME
@@ -125,7 +125,7 @@ class ClusterNetwork:
                 if made.other_times:
                     return False
                 if made.error:
-                    raise InputError(made.error)
+                    raise VtsrError(made.error)  # no `InputError`: another machine may be able to read it
                 store.add(made.number, made.packets)
                 ready[made.number] = replace(made, packets=b"")
                 while expected is not None and expected in ready:

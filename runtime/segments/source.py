@@ -20,6 +20,10 @@ class Seekable(Protocol):
     def close(self) -> None: ...
 
 
+class OtherPicturesError(InputError):
+    """The input decodes to other pictures than when the job was begun."""
+
+
 Reader = TypeVar("Reader", bound=Seekable)
 
 
@@ -32,7 +36,7 @@ def open_at(
     """A reader, and its frames (through ``view``) from the one with that mark on; from the first for None.
 
     With ``quick``, the reader is positioned if it can be and the frame found is the very same; otherwise
-    everything before it is decoded. Raises `InputError` if the frame is not there or not the same any more.
+    everything before it is decoded. Raises `OtherPicturesError` if the frame is not there or not the same any more.
     """
     reader = open_reader()
     try:
@@ -48,7 +52,7 @@ def open_at(
         frames = itertools.dropwhile(lambda frame: frame.source_index < mark.index, view(iter(reader)))
         first = next(frames, None)
         if first is None or Mark.of(first) != mark:
-            raise InputError(
+            raise OtherPicturesError(
                 f"Frame {mark.index} of the input does not decode as it did before; start again with -y."
             )
         return reader, itertools.chain([first], frames)
