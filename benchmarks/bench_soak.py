@@ -42,7 +42,9 @@ def pictures(rng: np.random.Generator) -> list[Any]:
 
 def test_20000_frames_in_flat_memory(benchmark: Any) -> None:
     shown, said = pictures(np.random.default_rng(0)), list[str]()
-    live = vtsr.LiveUpconverter(1, policy="adapt", queue=4, threads=1, frame_rate=RATE, notes=Notes(said.append))
+    live = vtsr.LiveUpconverter(
+        2, lowest_level=1, policy="adapt", queue=4, threads=1, frame_rate=RATE, notes=Notes(said.append),
+    )  # fmt: skip
     threads_before = threading.active_count()
     out, last, peaks, depth = 0, Fraction(-1), {}, 0
     pushed = threading.Event()

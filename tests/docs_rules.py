@@ -65,6 +65,7 @@ NOT_RUN = [
     NotRun(r"^vtsr-evaluate --suite", "takes minutes; tests/test_evaluation_suite.py builds one"),
     NotRun(r"^vtsr-train .*--config thesis", "needs data sets that have to be downloaded"),
     NotRun(r"^torchrun", "takes four processes; tests/test_training_run.py runs two"),
+    NotRun(r"^vtsr-live .*(/dev/|://)", "needs a camera or a stream; tests/test_live_stream.py makes streams"),
     NotRun(r"^ray\b|--ray\b", "needs Ray (extra cluster); tests/test_cluster.py runs it where it is installed"),
     NotRun(r"TritonBackend", "needs a Triton server; tests/test_triton.py runs the client"),
     NotRun(r"torchvision", "needs weights that have to be downloaded"),

@@ -236,16 +236,17 @@ def open_source(
         file.name = args.source
         return file, paced(iter(file), stop)
 
+    opening = OPEN_SECONDS  # the first time; then it must not take longer than the user's patience
+
     def connect(size: tuple[int, int] | None) -> Source:
+        nonlocal opening
         if kind is Kind.DEVICE:
             return CameraSource(args.source, size=size, rate=args.fps)
         settings = NETWORK_OPTIONS | SCHEME_OPTIONS.get(address.scheme(args.source), {}) | options
         if options.get("rtsp_flags") == "listen":
             settings.setdefault("listen_timeout", LISTEN_SECONDS)
-        opening = OPEN_SECONDS if args.patience is None else min(OPEN_SECONDS, args.patience)
-        return AvSource(
-            args.source, size=size, options=settings, timeout=(opening, READ_SECONDS), on_resize=resized
-        )
+        limits, opening = (opening, READ_SECONDS), min(OPEN_SECONDS, args.patience or OPEN_SECONDS)
+        return AvSource(args.source, size=size, options=settings, timeout=limits, on_resize=resized)
 
     return _both(Reconnecting(connect, notes, counter, stop, args.patience, args.size))
 
