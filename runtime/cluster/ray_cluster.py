@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from vtsr.runtime.cluster.segment import Made, Order, make_segment
 
 RETRIES = 3  # times a segment is given to another worker when one dies with it
 STARTS = 2  # attempts to start a cluster on this machine
+ANSWER_SECONDS = 5.0
 QUEUED = 2  # segments per worker that may be under way: one being made, one waiting
 
 
@@ -76,6 +78,13 @@ class RayCluster:
         return made
 
 
+def _look_for(address: str) -> None:
+    """Raises `OSError` if nothing listens at HOST:PORT; Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+
+
 def _init(ray: Any, address: str) -> None:
     # A machine that is busy may not start all of Ray's processes in the time that Ray gives them.
     for attempt in range(STARTS if address == "local" else 1):
@@ -105,6 +114,7 @@ def connect(address: str, gpus: Callable[[dict[str, float]], int], cpus: int) ->
     except ImportError as error:
         raise MissingExtraError("Ray is not installed; pip install 'vtsr[cluster]' for --ray.") from error
     try:
+        _look_for(address)
         _init(ray, address)
     except Exception as error:  # Ray raises a dozen unrelated classes, and Exception itself
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
