@@ -26,7 +26,7 @@ def test_competitors(benchmark: Any, plan: Plan) -> None:
         pytest.skip("the clips can judge levels 1 to 3 only")
     ffmpeg = find_ffmpeg()
     notes = [] if ffmpeg else ["minterpolate: there is no ffmpeg program on the PATH"]
-    clips = list(high_speed_clips(5 if plan.quick else 12))
+    clips = list(high_speed_clips(5 if plan.quick else 8))
     if plan.quick:
         clips = clips[: TIMED_CLIP + 1][-1:]
     cv2.setNumThreads(plan.threads)
@@ -47,7 +47,8 @@ def test_competitors(benchmark: Any, plan: Plan) -> None:
         reading = statistics.median(found.get(f"{contestant.name} reading", [0.0]))
         for level in levels:
             factor = 2**level
-            spent = statistics.median(found[f"{contestant.name} {level}"]) - reading
+            whole = statistics.median(found[f"{contestant.name} {level}"])
+            spent = whole - reading if whole > reading else whole  # starting a program can vary by more than it does
             scores = {s.clip: s.psnr for s in judged.scores if s.method == contestant.name and s.factor == factor}
             rows.append({
                 "bench": "competitors", "method": contestant.name, "ours": contestant.ours,

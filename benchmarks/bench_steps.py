@@ -24,10 +24,11 @@ from vtsr.benchmarks.contestants import (
 from vtsr.benchmarks.paired import Work, interleaved, ratio, summary
 from vtsr.benchmarks.plan import Plan
 from vtsr.errors import VtsrError
+from vtsr.runtime.models import open_model
 
 BATCHES = (1, 2, 4, 8)
 ORT = "ONNX Runtime"
-PRESETS = ("dense-fast", "dense", "dense-quality")
+TEST_PRESET = "dense-tiny"
 
 
 def onnx_runs(steps: OnnxSteps, precisions: tuple[str, ...], notes: list[str]) -> dict[str, tuple[str, Run]]:
@@ -178,12 +179,14 @@ def test_presets(benchmark: Any, plan: Plan) -> None:
 
     from vtsr.benchmarks.work import count
     from vtsr.export.model import step_graph
-    from vtsr.training.network import build_network
+    from vtsr.training.network import build_network, preset_names
 
+    presets = [name for name in preset_names() if name.startswith("dense") and name != TEST_PRESET]
+    shipped = open_model(plan.model).facts.get("facts", {}).get("preset")
     feeds = Feeds.random(plan.typical)
     works: dict[str, Work] = {}
     counted = {}
-    for preset in PRESETS:
+    for preset in presets:
         torch.manual_seed(0)
         graph = step_graph(build_network(preset))
         counted[preset] = count(graph)
@@ -193,8 +196,8 @@ def test_presets(benchmark: Any, plan: Plan) -> None:
     found = interleaved(benchmark, works, plan.rounds, plan.budget)
     benchmark.extra_info["rows"] = [
         {
-            "bench": "presets", "preset": preset, "size": str(plan.typical), "precision": "fp32",
-            "threads": plan.threads, "macs_per_pixel": counted[preset].macs,
+            "bench": "presets", "preset": preset, "shipped": preset == shipped, "size": str(plan.typical),
+            "precision": "fp32", "threads": plan.threads, "macs_per_pixel": counted[preset].macs,
             "bytes_per_pixel": counted[preset].bytes_per_pixel, "weight_bytes": counted[preset].weight_bytes,
             **summary(spent),
         }

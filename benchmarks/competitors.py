@@ -64,8 +64,8 @@ class FastFlow:
 class Minterpolate:
     """ffmpeg's motion-compensated interpolation, run on the blurred frames.
 
-    It takes frames for instants, while a frame's exposures lie around its centre. So it runs at twice the output
-    rate and every second frame is taken: these are exactly at the centres of the exposures.
+    It takes frames for instants, while a frame's exposures lie around its centre. So it runs at twice the highest
+    output rate, and those frames are taken that are exactly at the centres of the exposures.
     """
 
     ffmpeg: str
@@ -84,16 +84,22 @@ class Minterpolate:
     def filter(self, factor: int) -> str:
         return f"minterpolate=fps={factor * RATE}" + (f":{self.options}" if self.options else "")
 
-    def at_centres(self, frames: Sequence[Image], factor: int) -> Image:
-        """The exposures of all frames, uint8 (N, factor, H, W, 3)."""
+    def at_centres(self, frames: Sequence[Image], factors: Sequence[int]) -> dict[int, Image]:
+        """The exposures of all frames by factor, uint8 (N, factor, H, W, 3); factors are powers of two."""
         height, width = frames[0].shape[:2]
         padded = [frames[0]] * PADDING_BEFORE + list(frames) + [frames[-1]] * PADDING_AFTER
         output = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-        made = run(self.command(width, height, self.filter(2 * factor), output), padded)
+        finest = 2 * max(factors)
+        made = run(self.command(width, height, self.filter(finest), output), padded)
         pictures = np.frombuffer(made, np.uint8).reshape(-1, height, width, 3)
-        # Output i is at i / (2 factor) frame times after the first, padded frame.
-        first = 2 * factor * PADDING_BEFORE - factor + 1
-        return pictures[first : first + 2 * factor * len(frames) : 2].reshape(-1, factor, height, width, 3)
+        # Picture i is i / finest frame times after the first, padded frame; frame n lasts from its centre - 1/2 on.
+        begin = finest * PADDING_BEFORE - finest // 2
+        end = begin + finest * len(frames)
+        found = {}
+        for factor in factors:
+            step = finest // factor
+            found[factor] = pictures[begin + step // 2 : end : step].reshape(-1, factor, height, width, 3)
+        return found
 
     def convert(self, frames: Sequence[Image], factor: int) -> None:
         """The frames at ``factor`` times the rate, thrown away."""
@@ -131,7 +137,7 @@ class _Interpolated:
     def flush(self) -> list[Outputs]:
         if not self._frames:
             return []
-        made = {2**k: self.method.at_centres(self._frames, 2**k) for k in range(1, self.levels + 1)}
+        made = self.method.at_centres(self._frames, [2**k for k in range(1, self.levels + 1)])
         return [{factor: frames[n] for factor, frames in made.items()} for n in range(len(self._frames))]
 
 
@@ -183,7 +189,7 @@ def competitors(threads: int, precisions: Sequence[str], ffmpeg: str | None = No
             if precision == "int8" and INT8_STEP not in open_model(name).files:
                 continue
             found.append(_model(name, precision, threads))
-    between = [
+    between: list[tuple[Method, Callable[[Image, Image], Any], bool]] = [
         (Blend(), _Blended, False), (FastFlow(), HalfSizeFlow, False), (Flow(), _Warped, False),
         (WithLaw(Flow()), _Warped, True),
     ]  # fmt: skip

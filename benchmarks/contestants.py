@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vtsr.benchmarks.plan import Plan, Size
 from vtsr.runtime.cpu import has_integer_dot_products
 from vtsr.runtime.models import INT8_STEP, ModelFolder, open_model
+from vtsr.runtime.onnx_backend import session_options
 
 Array = NDArray[np.float32]
 Run = Callable[["Feeds"], Array]  # a step; returns the halves (2B, 3, H, W)
@@ -85,14 +86,9 @@ def step_bytes(model: ModelFolder, precision: str) -> bytes:
     return half
 
 
-def open_session(graph: bytes, threads: int, profile: str = "") -> Any:
-    """An ONNX Runtime session with the runtime's own settings; ``profile`` is the prefix of a trace file."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    if profile:
-        options.enable_profiling = True
-        options.profile_file_prefix = profile
+def open_session(graph: bytes, threads: int) -> Any:
+    """An ONNX Runtime session with the runtime's own settings. It leaves the cores to the others between its runs."""
+    options = session_options(threads)
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vtsr.benchmarks.plan import Size
 from vtsr.benchmarks.results import Results, load
-from vtsr.errors import VtsrError
+from vtsr.errors import OptionError, VtsrError
 
 
 def run_gpu(
@@ -26,6 +26,10 @@ def run_gpu(
     """
     from vtsr.runtime.engines.platform import find_platform
 
+    if precisions and "int8" in precisions:
+        raise OptionError(
+            "INT8 on a GPU needs the ranges of vtsr-calibrate; measure it with benchmarks/run_gpu.sh --ranges FILE."
+        )
     platform = find_platform()  # says what is missing before anything is exported
     say(f"{platform['GPU']}, driver {platform['driver']}, TensorRT {platform['TensorRT']}")
     from vtsr.benchmarks.bench_tensorrt import main

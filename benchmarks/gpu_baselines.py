@@ -62,7 +62,8 @@ def torch_ms(model: ModelFolder, width: int, height: int, *, compiled: bool) -> 
     if preset is None:
         raise LookupError("the model does not state its preset")
     half: dict[str, Any] = {"device": "cuda", "dtype": torch.half}
-    step: Any = Step(build_network(preset)).eval().to(**half, memory_format=torch.channels_last)
+    step: Any = Step(build_network(preset)).eval()
+    step = step.to(**half, memory_format=torch.channels_last)
     frames = torch.rand(3, 1, 3, *padded(width, height), **half).unbind()
     u, a, v = (frame.contiguous(memory_format=torch.channels_last) for frame in frames)
     carry = torch.ones(1, 1, 1, 1, **half)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ FINGERPRINT = "vtsr figures"  # name of the PNG text chunk
 ORANGE, SKY, GREEN, BLUE, RED, PINK, GREY = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#7f7f7f"
 CYCLE = (BLUE, RED, GREEN, ORANGE, PINK, SKY, GREY)
 SHAPES = "osD^vPX"
+OUR_SHAPES = "*ph"  # one per model
 OUR_SHADES = {"fp32": BLUE, "int8": RED, "fp16": GREEN}
 
 Draw = Callable[[Any, Results], Any]  # pyplot, results -> figure, or None without rows
@@ -75,6 +76,8 @@ def growth(pyplot: Any, results: Results) -> Any:
     found = growths(results.rows)
     if not found:
         return None
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     panels: dict[tuple[str, str], list[Growth]] = {}
     for g in found:
         panels.setdefault((g.cost, g.against), []).append(g)
@@ -96,11 +99,18 @@ def growth(pyplot: Any, results: Results) -> Any:
         axis.set_xlabel(against)
         axis.set_ylabel({"s": "seconds", "MiB": "MiB"}[drawn[0].unit])
         axis.grid(alpha=0.3, which="both")
+        if against != "pixels":
+            ticks = sorted({x for g in drawn for x, _ in g.points})
+            axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_minor_formatter(NullFormatter())
         low, high = axis.get_ylim()
         if high < 4 * low:  # a constant should look like one
-            middle = (low * high) ** 0.5
-            axis.set_ylim(middle / 3, middle * 3)
-        axis.legend(title="exponent", fontsize=7, title_fontsize=7)
+            low, high = (low * high) ** 0.5 / 3, (low * high) ** 0.5 * 3
+        axis.set_ylim(low, high * (high / low) ** (0.07 * (len(drawn) + 1)))  # room for the legend
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 30 * low else (1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axis.legend(title="exponent", fontsize=7, title_fontsize=7, loc="upper left")
     return figure
 
 
@@ -111,6 +121,7 @@ def quality(pyplot: Any, results: Results) -> Any:
         return None
     levels = sorted({r["levels"] for r in rows})
     names = list(dict.fromkeys(r["method"] for r in rows))
+    models = list(dict.fromkeys(_model(r) for r in rows if r["ours"]))
     figure, axes = pyplot.subplots(
         1, len(levels), figsize=(1.2 + 4.0 * len(levels), 4.6), layout="constrained", squeeze=False
     )
@@ -122,7 +133,8 @@ def quality(pyplot: Any, results: Results) -> Any:
                   linestyle="--", zorder=1, label="Pareto front")  # fmt: skip
         for n, name in enumerate(names):
             row = here[name]
-            axis.scatter([row["fps_out"]], [row["psnr"]], zorder=2, label=name, **_style(row, n, name in best))
+            style = _style(row, n, name in best, models)
+            axis.scatter([row["fps_out"]], [row["psnr"]], zorder=2, label=name, **style)
         axis.set_xscale("log")
         axis.set_title(f"{2**level} times the frame rate")
         axis.set_xlabel("output frames per second")
@@ -135,10 +147,18 @@ def quality(pyplot: Any, results: Results) -> Any:
     return figure
 
 
-def _style(row: Row, index: int, on_front: bool) -> dict[str, Any]:
-    colour = OUR_SHADES.get(row["precision"], BLUE) if row["ours"] else CYCLE[2 + index % 5]
+def _model(row: Row) -> str:
+    return str(row["method"]).removesuffix(f" {row['precision']}")
+
+
+def _style(row: Row, index: int, on_front: bool, models: Sequence[str]) -> dict[str, Any]:
+    if row["ours"]:
+        colour = OUR_SHADES.get(row["precision"], BLUE)
+        shape = OUR_SHAPES[models.index(_model(row)) % len(OUR_SHAPES)]
+    else:
+        colour, shape = CYCLE[2 + index % 5], SHAPES[index % len(SHAPES)]
     return {
-        "marker": "*" if row["ours"] else SHAPES[index % len(SHAPES)],
+        "marker": shape,
         "s": 190 if row["ours"] else 60,
         "facecolor": colour if on_front else "none",
         "edgecolor": colour,

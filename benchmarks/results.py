@@ -61,9 +61,14 @@ def load(path: Path) -> Results:
     """A result file. Raises `InputError` if it is none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        known = {name: data.pop(name) for name in ("kind", "machine", "versions", "revision", "rows")}
-        rest = {"date": str(data.pop("date", "")), "missing": list(data.pop("missing", []))}
-        return Results(**known, **rest, facts=data)
+        found = Results(
+            kind=str(data.pop("kind")), machine=dict(data.pop("machine")), versions=dict(data.pop("versions")),
+            revision=str(data.pop("revision")), rows=[dict(row) for row in data.pop("rows")],
+            date=str(data.pop("date", "")), missing=[str(reason) for reason in data.pop("missing", [])], facts=data,
+        )  # fmt: skip
+        if found.kind not in (CPU, GPU) or not all("bench" in row for row in found.rows):
+            raise ValueError(f"unknown kind {found.kind!r}, or rows that do not name their measurement")
+        return found
     except OSError as error:
         raise InputError(f"The results {path} cannot be read ({error.strerror}).") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import tempfile
 import time
@@ -33,9 +32,6 @@ BENCHES = {
     "sizes": "bench_steps.py::test_sizes",
     "memory": "bench_processes.py::test_memory",
 }
-INTERRUPTED = 2  # pytest's exit codes
-INTERNAL = 3
-
 Say = Callable[[str], None]
 
 
@@ -51,14 +47,16 @@ def require_pytest_benchmark() -> None:
 
 
 class Watcher:
-    """A pytest plugin: hands the plan over, reports progress, remembers what failed or was left out."""
+    """A pytest plugin: hands the plan over, reports progress, collects rows and what failed or was left out."""
 
     def __init__(self, plan: Plan, names: Sequence[str], say: Say) -> None:
         self._plan, self._say = plan, say
         self._names = {BENCHES[name].partition("::")[2]: name for name in names}
         self._began = 0.0
         self._count = 0
+        self.rows: list[Row] = []
         self.missing: list[str] = []
+        self.interrupted = False
 
     def pytest_configure(self, config: Any) -> None:
         config.vtsr_plan = self._plan
@@ -67,6 +65,15 @@ class Watcher:
         self._began = time.perf_counter()
         self._count += 1
         self._say(f"[{self._count}/{len(self._names)}] {self._name(nodeid)} ...")
+
+    def pytest_runtest_makereport(self, item: Any, call: Any) -> None:
+        if call.when == "call" and call.excinfo is None:
+            found = item.funcargs["benchmark"].extra_info
+            self.rows += found.get("rows", [])
+            self.missing += [note for note in found.get("notes", []) if note not in self.missing]
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self.interrupted = True
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         name = self._name(report.nodeid)
@@ -98,34 +105,25 @@ def run(plan: Plan, names: Sequence[str], say: Say) -> Results:
     machine = machine_facts()  # before the load is our own
     watcher = Watcher(plan, names, say)
     with tempfile.TemporaryDirectory(prefix="vtsr-bench-") as folder:
-        report = Path(folder) / "benchmark.json"
         options = [
             "-c", os.devnull, f"--rootdir={FOLDER}", f"--basetemp={folder}/tmp", "-p", "no:cacheprovider",
-            "--import-mode=importlib", "--capture=no", "--quiet", "--benchmark-only", f"--benchmark-json={report}",
+            "--import-mode=importlib", "--capture=no", "--quiet", "--benchmark-only",
+            f"--benchmark-storage=file://{folder}/storage",
         ]  # fmt: skip
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            code = pytest.main([*options, *(str(FOLDER / BENCHES[name]) for name in names)], plugins=[watcher])
-        if code == INTERRUPTED:
-            raise KeyboardInterrupt
-        found = _benchmarks(report)
-    if not found:
+            try:
+                code = pytest.main([*options, *(str(FOLDER / BENCHES[name]) for name in names)], plugins=[watcher])
+            except Exception:
+                if watcher.interrupted:  # pytest-benchmark cannot sum up a measurement that was cut short
+                    raise KeyboardInterrupt from None
+                raise
+    if watcher.interrupted:
+        raise KeyboardInterrupt
+    if not watcher.rows:
         last = watcher.missing or [line for line in said.getvalue().splitlines() if line.strip()][-1:]
         raise VtsrError(f"Nothing could be measured: {last[0] if last else f'pytest ended with code {code}'}")
-    rows: list[Row] = []
-    missing = watcher.missing
-    for benchmark in found:
-        rows += benchmark["extra_info"].get("rows", [])
-        missing += [note for note in benchmark["extra_info"].get("notes", []) if note not in missing]
     return Results(
-        CPU, machine, versions(), revision(), rows, time.strftime("%Y-%m-%d"), missing,
+        CPU, machine, versions(), revision(), watcher.rows, time.strftime("%Y-%m-%d"), watcher.missing,
         {"model": plan.model, "quick": plan.quick},
     )  # fmt: skip
-
-
-def _benchmarks(report: Path) -> list[dict[str, Any]]:
-    try:
-        found: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["benchmarks"]
-    except (OSError, ValueError, KeyError):  # pytest-benchmark writes nothing, or an empty file, without a benchmark
-        return []
-    return found

@@ -133,15 +133,18 @@ def run_batch(
     def run(number: int, item: Item) -> None:
         if not args.quiet:
             say(f"[{number}/{len(items)}] {item.name}")
-        done.append(_run_item(item, args, convert))
+        done.append(_run_item(item, args, convert, at_once))
 
     try:
         if at_once == 1:
             for number, item in enumerate(items, 1):
                 run(number, item)
         else:
-            with ThreadPoolExecutor(at_once, "vtsr file") as pool:
+            pool = ThreadPoolExecutor(at_once, "vtsr file")
+            try:
                 list(pool.map(run, range(1, len(items) + 1), items))
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
     finally:
         done.sort(key=lambda entry: entry.item.name)
         for line in table(done, len(items), args.quiet):
@@ -150,9 +153,12 @@ def run_batch(
     return SOME_FAILED if failed else 0, {"files": [_entry(d) for d in done]}
 
 
-def _run_item(item: Item, args: argparse.Namespace, convert: Callable[[argparse.Namespace], Outcome]) -> Done:
+def _run_item(
+    item: Item, args: argparse.Namespace, convert: Callable[[argparse.Namespace], Outcome], at_once: int
+) -> Done:
     output = f"{item.output}{os.sep}" if item.images else str(item.output)
-    own = argparse.Namespace(**{**vars(args), "input": str(item.input), "output": output, "report": None})
+    changed = {"input": str(item.input), "output": output, "report": None, "quiet": args.quiet or at_once > 1}
+    own = argparse.Namespace(**{**vars(args), **changed})
     try:
         item.output.parent.mkdir(parents=True, exist_ok=True)
         outcome = convert(own)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from tqdm import tqdm
 
@@ -25,7 +27,7 @@ from vtsr.runtime.segments.journal import DamagedJournalError, End, Journal, Val
 from vtsr.runtime.segments.ledger import Ledger, Observed
 from vtsr.runtime.segments.marks import Mark
 from vtsr.runtime.segments.sink import SegmentSink
-from vtsr.runtime.segments.source import open_at
+from vtsr.runtime.segments.source import OtherPicturesError, open_at
 from vtsr.runtime.segments.span import Span, gaps
 from vtsr.runtime.segments.stores import IMAGES_NAME, RAW_NAME, ImageStore, RawStore, Store, VideoStore
 from vtsr.runtime.video.codecs import Encoding
@@ -90,8 +92,28 @@ class Plan:
     parts: int
 
 
-def convert(args: argparse.Namespace) -> Outcome:
-    """Converts ``args.input`` to ``args.output``; raises `VtsrError` where that cannot be done."""
+class Network(Protocol):
+    """What makes the segments of a job: this machine or a cluster."""
+
+    @property
+    def backend_name(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def stage_seconds(self) -> dict[str, float]: ...
+
+    def fill(self, journal: Journal, store: Store, span: Span, watch: Watch, timing: Timing) -> None:
+        """Makes and notes all segments of ``span``; adds to ``timing``."""
+
+
+def convert(
+    args: argparse.Namespace, network: Callable[[Plan], AbstractContextManager[Network]] | None = None
+) -> Outcome:
+    """Converts ``args.input`` to ``args.output``; raises `VtsrError` where that cannot be done.
+
+    network
+        Opens what makes the segments; this machine unless given.
+    """
     folder = job_folder(args)
     if args.resume and folder is None:
         raise OptionError("A pipe cannot be rewound, so --resume needs files or folders as input and output.")
@@ -103,7 +125,8 @@ def convert(args: argparse.Namespace) -> Outcome:
         plan = make_plan(reader, args)
         if folder is None:
             return _convert_at_once(plan, args, stack)
-        return _convert_in_segments(plan, args, folder, stack)
+        local = functools.partial(LocalNetwork, args=args)
+        return _convert_in_segments(plan, args, folder, stack.enter_context((network or local)(plan)), stack)
 
 
 # Names on the disk
@@ -225,14 +248,14 @@ def _convert_at_once(plan: Plan, args: argparse.Namespace, stack: contextlib.Exi
     writer = _open_writer(plan, args, stack)
     stack.callback(writer.abandon)  # does nothing once the output is complete
     ledger = Ledger(None, Span(), lambda: True)
-    watch = stack.enter_context(_Watch(plan, args))
+    watch = stack.enter_context(Watch(plan, args))
     try:
         result = watch.run(plan.view(iter(plan.reader)), upconverter, writer, ledger, Span())
     finally:
         watch.close()
     reader, seen = plan.reader, ledger.take(0)
     end = End(tuple(reader.warnings), reader.damaged_packets, reader.damaged_frames)
-    return _finished(plan, args, writer, upconverter, result, seen, end, sorted(upconverter.cuts), watch)
+    return _finished(plan, args, writer, upconverter.precision, result, seen, end, sorted(upconverter.cuts), watch)
 
 
 def _open_writer(plan: Plan, args: argparse.Namespace, stack: contextlib.ExitStack) -> Any:
@@ -252,15 +275,14 @@ def _open_writer(plan: Plan, args: argparse.Namespace, stack: contextlib.ExitSta
 
 
 def _convert_in_segments(
-    plan: Plan, args: argparse.Namespace, folder: Path, stack: contextlib.ExitStack
+    plan: Plan, args: argparse.Namespace, folder: Path, network: Network, stack: contextlib.ExitStack
 ) -> Outcome:
-    upconverter = stack.enter_context(open_upconverter(plan, args))
-    target = _video_target(plan, args)
-    job = describe_job(plan, args, upconverter.backend_name, upconverter.precision, target)
+    target = video_target(plan, args)
+    job = describe_job(plan, args, network.backend_name, network.precision, target)
     journal = open_journal(folder, job, args)
-    if target is not None:
-        target = replace(target, threads=_recorded_threads(journal))
     try:
+        if target is not None:
+            target = replace(target, threads=recorded_threads(journal))
         if is_moved(journal, args):
             journal.discard()
             return Outcome(skipped=True)
@@ -271,19 +293,19 @@ def _convert_in_segments(
         before = dict(journal.segments)
         done = Observed.total(segment.observed for segment in before.values())
         warn_of_little_room(plan, args, store, done.frames)
-        watch = stack.enter_context(_Watch(plan, args, sum(s.outputs for s in before.values())))
+        watch = stack.enter_context(Watch(plan, args, sum(s.outputs for s in before.values())))
         began = time.perf_counter()
         timing = Timing()
         try:
             for span in gaps(journal.segments, size, journal.ended is not None):
-                _fill(plan, args, journal, store, upconverter, span, watch, timing)
+                network.fill(journal, store, span, watch, timing)
             mark = time.perf_counter()
             store.join(journal.segments.values())
             timing.encode += time.perf_counter() - mark
         finally:
             watch.close()
         timing.total = time.perf_counter() - began
-        timing.network_stages = dict(upconverter.stage_seconds)
+        timing.network_stages = dict(network.stage_seconds)
         segments = journal.segments.values()
         seen = Observed.total(segment.observed for segment in segments)
         result = Result(
@@ -294,15 +316,18 @@ def _convert_in_segments(
         cuts = sorted(cut for segment in segments for cut in segment.cuts)
         end = journal.ended or End()
         journal.discard()
-        return _finished(plan, args, store, upconverter, result, seen, end, cuts, watch, done.frames)
-    except BaseException as error:
-        _leave(journal, plan, isinstance(error, InputError))
+        return _finished(plan, args, store, network.precision, result, seen, end, cuts, watch, done.frames)
+    except OtherPicturesError:
+        journal.close()  # the same input may be found again; going on with this one will not help
+        raise
+    except BaseException:
+        _leave(journal, plan)
         raise
 
 
-def _leave(journal: Journal, plan: Plan, hopeless: bool) -> None:
-    """Keeps what is finished of a job that failed, or removes it where going on could only fail again."""
-    if hopeless or not journal.segments:
+def _leave(journal: Journal, plan: Plan) -> None:
+    """Keeps what is finished of a job that was stopped, and says so; removes the journal if there is nothing."""
+    if not journal.segments:
         journal.discard()
         return
     journal.close()
@@ -311,32 +336,47 @@ def _leave(journal: Journal, plan: Plan, hopeless: bool) -> None:
     say(f"{share} of the input is done and kept; the same command with --resume goes on from there.")
 
 
-def _fill(
-    plan: Plan,
-    args: argparse.Namespace,
-    journal: Journal,
-    store: Store,
-    upconverter: Any,
-    span: Span,
-    watch: _Watch,
-    timing: Timing,
-) -> None:
-    """Makes all segments of ``span``."""
-    size, mark = segment_frames(args), start_mark(journal, span, args)
-    quick = all(segment.observed.clean for segment in journal.segments.values() if segment.number * size < span.first)
-    reader, frames = plan.reader, plan.view(iter(plan.reader))
-    with contextlib.ExitStack() as stack:
-        if mark is not None:
-            reader, frames = open_at(lambda: open_input(args), plan.view, mark, quick)
-            stack.callback(reader.close)
-        ledger = Ledger(size, span, lambda: reader.is_clean)
-        sink = SegmentSink(journal, store, span, size, ledger, lambda: upconverter.cuts)
-        result = watch.run(span.limited(frames, args.levels), upconverter, sink, ledger, span)
-        timing.decode += result.timing.decode
-        timing.network += result.timing.network
-        timing.encode += result.timing.encode
-        if span.stop is None:
-            journal.end(End(tuple(reader.warnings), reader.damaged_packets, reader.damaged_frames))
+class LocalNetwork:
+    """The network on this machine, with its decoder and encoder."""
+
+    def __init__(self, plan: Plan, args: argparse.Namespace) -> None:
+        self._plan, self._args = plan, args
+        self._upconverter = open_upconverter(plan, args)
+        self.backend_name: str = self._upconverter.backend_name
+        self.precision: str = self._upconverter.precision
+
+    def __enter__(self) -> LocalNetwork:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._upconverter.close()
+
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        return dict(self._upconverter.stage_seconds)
+
+    def fill(self, journal: Journal, store: Store, span: Span, watch: Watch, timing: Timing) -> None:
+        """Makes and notes all segments of ``span``, one after the other."""
+        plan, args, upconverter = self._plan, self._args, self._upconverter
+        size, mark = segment_frames(args), start_mark(journal, span, args)
+        earlier = [segment for segment in journal.segments.values() if segment.number * size < span.first]
+        reader, frames = plan.reader, plan.view(iter(plan.reader))
+        with contextlib.ExitStack() as stack:
+            if mark is not None:
+                quick = all(segment.observed.clean for segment in earlier)
+                reader, frames = open_at(lambda: open_input(args), plan.view, mark, quick)
+                stack.callback(reader.close)
+            ledger = Ledger(size, span, lambda: reader.is_clean)
+            sink = SegmentSink(
+                journal, store, span, size, ledger, lambda: upconverter.cuts,
+                lambda part: store.keep(journal.segments.values(), part),
+            )  # fmt: skip
+            result = watch.run(span.limited(frames, args.levels), upconverter, sink, ledger, span)
+            timing.decode += result.timing.decode
+            timing.network += result.timing.network
+            timing.encode += result.timing.encode
+            if span.stop is None:
+                journal.end(End(tuple(reader.warnings), reader.damaged_packets, reader.damaged_frames))
 
 
 def segment_frames(args: argparse.Namespace) -> int:
@@ -360,7 +400,7 @@ def _misfit() -> NoReturn:
     raise DamagedJournalError("The journal of the job does not fit together; start again with -y.")
 
 
-def _video_target(plan: Plan, args: argparse.Namespace) -> VideoTarget | None:
+def video_target(plan: Plan, args: argparse.Namespace) -> VideoTarget | None:
     suffix = Path(args.output).suffix.lower()
     if means_images(args.output) or suffix in RAW_EXTENSIONS or suffix == ".y4m":
         return None
@@ -439,7 +479,7 @@ def _compared(job: dict[str, Value]) -> dict[str, Value]:
     return {name: value for name, value in job.items() if name not in NOT_COMPARED}
 
 
-def _recorded_threads(journal: Journal) -> int:
+def recorded_threads(journal: Journal) -> int:
     threads = journal.job.get(THREADS)
     return threads if type(threads) is int and 0 < threads <= MAX_ENCODER_THREADS else _misfit()
 
@@ -489,12 +529,12 @@ def warn_of_little_room(plan: Plan, args: argparse.Namespace, store: Store, done
     need = estimate(frames, plan.facts.width, plan.facts.height, store.codec, store.pix_fmt)
     if isinstance(store, VideoStore):
         need = Need(2 * need.size)  # while the segments are being joined, everything is there twice
-    warning = check_room(Path(args.output).absolute().parent, args.output, need)
+    warning = check_room(Path(args.output).absolute().parent, args.output, need, anyway=args.yes)
     if warning is not None:
         say(f"warning: {warning}")
 
 
-class _Watch:
+class Watch:
     """What goes on beside a job: the progress bar and the comparison picture."""
 
     def __init__(self, plan: Plan, args: argparse.Namespace, done: int = 0) -> None:
@@ -508,7 +548,7 @@ class _Watch:
         if args.compare is not None:
             self.comparison = Comparison(args.compare, (plan.facts.frames or 1) // 2)
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> Watch:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -516,6 +556,10 @@ class _Watch:
 
     def close(self) -> None:
         self._bar.close()
+
+    def advance(self, outputs: int) -> None:
+        """That many output frames were made elsewhere."""
+        self._bar.update(outputs)
 
     def run(
         self, frames: Iterable[Frame], upconverter: Processor, sink: Sink, ledger: Ledger, span: Span
@@ -552,12 +596,12 @@ def _finished(
     plan: Plan,
     args: argparse.Namespace,
     writer: Writer,
-    upconverter: Any,
+    precision: str,
     result: Result,
     seen: Observed,
     end: End,
     cuts: list[int],
-    watch: _Watch,
+    watch: Watch,
     before: int = 0,
 ) -> Outcome:
     notes = _notes(plan, args, writer, seen, end)
@@ -567,7 +611,7 @@ def _finished(
             notes.append("There is no comparison picture: the frame for it was done in an earlier run.")
     for note in notes:
         say(f"warning: {note}")
-    report = _report(plan, args, writer, upconverter, result, seen, end, cuts, notes, before)
+    report = _report(plan, args, writer, precision, result, seen, end, cuts, notes, before)
     return Outcome(result.frames_in, result.frames_out, result.timing, before, report=report)
 
 
@@ -593,7 +637,7 @@ def _report(
     plan: Plan,
     args: argparse.Namespace,
     writer: Writer,
-    upconverter: Any,
+    precision: str,
     result: Result,
     seen: Observed,
     end: End,
@@ -607,7 +651,7 @@ def _report(
         "vtsr": vtsr.__version__,
         "levels": args.levels,
         "slow_motion": args.slow_motion,
-        "precision": upconverter.precision,
+        "precision": precision,
         "input": {
             "name": facts.name,
             "container": facts.container,

@@ -133,3 +133,7 @@ class PendingFrame(Frame):
         """The picture as `Planes`, not waited for."""
         kept = self.__dict__["picture"]
         return kept if isinstance(kept, Planes) else Frame(kept).planes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process gets a frame that is there."""
+        return Frame, (self.picture, self.pts, self.duration, self.source_index, self.phase)

@@ -23,6 +23,19 @@ PLANE_NAMES = {"rgb": ("image",), "gray": ("y",)}
 YUV_NAMES = ("y", "u", "v")
 
 
+def session_options(threads: int | None) -> Any:
+    """How sessions run: None takes all cores; threads without work sleep instead of waiting busily.
+
+    By default they would spin, within a run and for a while after it, and take the cores from decoder, encoder, the
+    other sessions' threads and other programs.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 class OnnxBackend:
     """Tensors are float32 NumPy arrays (N, 3, H', W').
 
@@ -48,9 +61,7 @@ class OnnxBackend:
             )
         self.precision = precision
         self._model = model
-        self._options = onnxruntime.SessionOptions()
-        self._options.intra_op_num_threads = threads or 0
-        self._options.log_severity_level = 3
+        self._options = session_options(threads)
         self._sessions: dict[str, Any] = {}
         self._weights: dict[PixelFormat, tuple[tuple[Array, Array], tuple[Array, Array]]] = {}
         self._step = self._session(INT8_STEP if precision == "int8" else "step.onnx")

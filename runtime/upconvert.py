@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -85,6 +85,10 @@ def parser() -> Parser:
         "--segment-frames", type=int, default=SEGMENT_FRAMES, metavar="N",
         help=f"input frames after which it can go on (default: {SEGMENT_FRAMES})",
     )  # fmt: skip
+    long.add_argument(
+        "--ray", metavar="ADDRESS",
+        help='make the segments on a Ray cluster: its address, "auto", or "local" to start one here',
+    )  # fmt: skip
     report = options.add_argument_group("report and files")
     report.add_argument("--report", type=Path, metavar="FILE.json", help="write what was done as JSON")
     report.add_argument(
@@ -106,15 +110,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def upconvert(args: argparse.Namespace) -> int:
     """Runs the conversion that the parsed options describe; raises `VtsrError` where it cannot."""
     check_options(args)
-    if is_batch(Path(args.input)):
+    batch = is_batch(Path(args.input))
+    if batch:
         check_batch(args)
-        with _termination_interrupts():
-            code, report = run_batch(args, _convert_one)
-        if args.report is not None:
-            write_report(args.report, report)
-        return code
-    with _termination_interrupts():
-        outcome = _convert_one(args)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_termination_interrupts())
+        convert_one: Callable[[argparse.Namespace], Outcome] = _convert_one
+        at_once = 1
+        if args.ray is not None:
+            args, convert_one, at_once = _on_cluster(args, stack)
+        if batch:
+            code, report = run_batch(args, convert_one, at_once)
+            if args.report is not None:
+                write_report(args.report, report)
+            return code
+        outcome = convert_one(args)
     if args.report is not None and not outcome.skipped:
         write_report(args.report, outcome.report)
     if not args.quiet:
@@ -125,6 +135,28 @@ def upconvert(args: argparse.Namespace) -> int:
 def _convert_one(args: argparse.Namespace) -> Outcome:
     check_output(args)
     return convert(args)
+
+
+def _on_cluster(
+    args: argparse.Namespace, stack: contextlib.ExitStack
+) -> tuple[argparse.Namespace, Callable[[argparse.Namespace], Outcome], int]:
+    """The options as they hold for all machines, what converts one video, and how many videos at a time."""
+    from vtsr.runtime.cluster.network import ClusterNetwork, check_cluster_options, cpus_of, settled
+    from vtsr.runtime.cluster.ray_cluster import connect
+
+    check_cluster_options(args)
+
+    def gpus(resources: dict[str, float]) -> int:
+        return int(settled(args, resources.get("GPU", 0) > 0).backend == "tensorrt")
+
+    cluster = stack.enter_context(connect(args.ray, gpus, cpus_of(args)))
+    fixed = settled(args, cluster.gpus > 0)
+
+    def convert_one(own: argparse.Namespace) -> Outcome:
+        check_output(own)
+        return convert(own, lambda plan: ClusterNetwork(plan, own, cluster))
+
+    return fixed, convert_one, cluster.workers
 
 
 def _summary(args: argparse.Namespace, outcome: Outcome) -> str:

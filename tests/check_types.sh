@@ -7,4 +7,4 @@ shown=$(mktemp -d)
 trap 'rm -r "$shown"' EXIT
 ln -s "$root" "$shown/vtsr"
 cd "$shown"
-mypy -p vtsr --exclude '(^|/)(tests|build|docs)/' --config-file "$root/pyproject.toml" --cache-dir "$root/.mypy_cache" "$@"
+mypy -p vtsr --exclude '(^|/)(tests|build|docs|examples)/' --config-file "$root/pyproject.toml" --cache-dir "$root/.mypy_cache" "$@"

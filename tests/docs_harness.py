@@ -195,7 +195,8 @@ def check(place: str, text: str) -> None:
                 unknown = set(extras.split(",")) - set(project()["optional-dependencies"])
                 assert not unknown, f"{place}: there is no extra {unknown}"
         elif program in ("python", "pytest", "bash") or "/" in program:
-            named = [word.split("::")[0] for word in [program, *arguments] if "/" in word and not word.startswith("-")]
+            given = [program] if "-c" in arguments else [program, *arguments]
+            named = [word.split("::")[0] for word in given if "/" in word and not word.startswith("-")]
             for path in named[:1]:
                 assert (ROOT / path).exists(), f"{place}: there is no {path}"
 

@@ -47,6 +47,7 @@ GPU = "needs an NVIDIA GPU with TensorRT and pycuda"
 NOT_RUN = [
     NotRun(r"^(pip|python3 -m venv|source)\b", "would change the environment the tests run in"),
     NotRun(r"^(ruff|pytest|pre-commit|tests/check_types\.sh)", "is a check of its own"),
+    NotRun(r"^docker\b", "needs a container engine"),
     NotRun(r"\b(ff(mpeg|play|probe)|v4l2-ctl)\b", "needs programs that a test machine does not have"),
     NotRun(r"^(GRAPHS_ONLY=1 )?benchmarks/\S+\.sh", GPU),
     NotRun(r"^vtsr-export --build|--backend tensorrt", GPU),
@@ -64,17 +65,15 @@ NOT_RUN = [
     NotRun(r"^vtsr-evaluate --suite", "takes minutes; tests/test_evaluation_suite.py builds one"),
     NotRun(r"^vtsr-train .*--config thesis", "needs data sets that have to be downloaded"),
     NotRun(r"^torchrun", "takes four processes; tests/test_training_run.py runs two"),
+    NotRun(r"^vtsr-live .*(/dev/|://)", "needs a camera or a stream; tests/test_live_stream.py makes streams"),
+    NotRun(r"^ray\b|--ray\b", "needs Ray (extra cluster); tests/test_cluster.py runs it where it is installed"),
     NotRun(r"TritonBackend", "needs a Triton server; tests/test_triton.py runs the client"),
     NotRun(r"torchvision", "needs weights that have to be downloaded"),
 ]  # fmt: skip
 
 # What readers have in front of them when a document's Python begins.
 NAMES: dict[str, dict[str, Any]] = {
-    "README.md": {
-        "frames": [picture(n) for n in range(3)],
-        "image": picture(0),
-        "show": lambda image, at=None: None,
-    },
+    "README.md": {"show": lambda image, at=None: None},
 }
 
 
@@ -83,7 +82,8 @@ def prepare(folder: Path, tiny_model: Path, tiny_checkpoint: Path) -> None:
     folder.mkdir()
     write_clip(folder / "my.mp4", 4, codec="libx264")
     write_clip(folder / "clip.mp4", 16, codec="libx264")
-    for name in ("street.mp4", "match.mov"):
+    (folder / "footage").mkdir()
+    for name in ("street.mp4", "match.mov", "footage/clip.mp4"):
         shutil.copyfile(folder / "clip.mp4", folder / name)
     write_frames(folder / "frames", np.stack([picture(n) for n in range(16)]))
     write_photographs(folder / "photos", 6)

@@ -149,8 +149,9 @@ def _convert(arguments: list[str]) -> dict[str, Any]:
     lines = said.getvalue().strip().splitlines()
     assert all(line.startswith("vtsr-upconvert: ") for line in lines), said.getvalue()
     assert code in (0, 2), f"exit code {code}"
-    assert code == 0 or len(lines) == 1, said.getvalue()
-    return {"sentence": lines[0] if code else "", "warnings": lines if not code else []}
+    # Where something was done before, a line before the sentence says how to go on.
+    assert code == 0 or len(lines) == 1 or (len(lines) == 2 and "--resume" in lines[0]), said.getvalue()
+    return {"sentence": lines[-1] if code else "", "warnings": lines if not code else []}
 
 
 def _answer(question: dict[str, Any]) -> dict[str, Any]:

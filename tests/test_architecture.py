@@ -25,7 +25,7 @@ MAY_USE: dict[str, set[str]] = {
 EXCEPTIONS = {("export/cli.py", "calibration")}
 BASE = {"numpy", "onnxruntime", "cv2", "av", "tqdm"}
 # Of the extras: imported where they are used, never when a module is loaded.
-OPTIONAL = {"tensorrt", "pycuda", "cuda", "platformdirs", "filelock", "serial", "psutil"}
+OPTIONAL = {"tensorrt", "pycuda", "cuda", "platformdirs", "filelock", "ray"}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,19 @@ def test_a_measurement_that_fails_does_not_stop_the_others(
     assert capsys.readouterr() == ("", "")
 
 
+def test_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("pytest_benchmark")
+    options = ["--quick", "--only", "memory", "--threads", "1", "--sizes", "64x32", "--json", "found.json"]
+    command = [sys.executable, "-m", "vtsr.benchmarks.cli", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        assert "memory ..." in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read().strip().splitlines()[-1] == "vtsr-bench: interrupted."
+        assert process.wait() == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_name_is_a_measurement_that_exists() -> None:
     for place in BENCHES.values():
         file, _, name = place.partition("::")
@@ -114,6 +128,7 @@ def test_every_name_is_a_measurement_that_exists() -> None:
         (["--model", "nonesuch"], "There is no model 'nonesuch'"),
         (["--json", "nowhere/found.json"], "give a file in a folder that exists"),
         (["--cpu", "--gpu"], "not allowed with argument"),
+        (["--gpu", "--precisions", "int8"], "run_gpu.sh --ranges FILE"),
         (["--gpu", "--quick"], "are for the CPU; leave them out with --gpu"),
     ],
 )
@@ -147,6 +162,30 @@ def test_a_missing_extra_is_named(
     monkeypatch.setitem(sys.modules, module, None)
     assert main(options) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_gpu_is_measured_with_the_same_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark of the TensorRT runtime itself is tested in test_tensorrt_bench.py."""
+    from vtsr.benchmarks.results import GPU, Results
+
+    asked: list[str] = []
+
+    def measure(options: list[str]) -> int:
+        asked.extend(options)
+        out = Path(options[options.index("--out") + 1])
+        out.mkdir(parents=True)
+        rows = [{"bench": "throughput", "size": "64x32", "fps_out": 1234.5}]
+        Results(GPU, {"GPU": "Example"}, {"TensorRT": "10.9"}, "abc", rows).save(out / "runtime-Example.json")
+        return 0
+
+    platform = {"GPU": "Example", "driver": "580", "TensorRT": "10.9"}
+    monkeypatch.setattr("vtsr.runtime.engines.platform.find_platform", lambda: platform)
+    monkeypatch.setattr("vtsr.benchmarks.bench_tensorrt.main", measure)
+    file = tmp_path / "gpu.json"
+    assert main(["--gpu", "--sizes", "64x32", "--levels", "1", "2", "--precisions", "fp16", "--json", str(file)]) == 0
+    words = " ".join(asked)
+    assert "--size 64x32 --levels 1 2 --precision fp16" in words
+    assert json.loads(file.read_text())["rows"] == [{"bench": "throughput", "size": "64x32", "fps_out": 1234.5}]
 
 
 def test_a_missing_gpu_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -235,3 +235,17 @@ def test_the_machine_names_its_cores_and_revision() -> None:
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
     if head.returncode == 0:
         assert head.stdout.startswith(revision().rstrip("+"))
+
+
+def test_threads_without_work_do_not_burn_the_cpu() -> None:
+    """They would take it from decoder, encoder and whatever a benchmark runs in turn with the network."""
+    import time
+
+    from vtsr.runtime.backend import load_backend
+
+    backend = load_backend("onnxruntime", "default", 4, "fp32")
+    u, v = np.random.default_rng(0).random((2, 1, 3, 64, 64), np.float32)
+    backend.step(u, None, v)
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.1  # three threads that spin would use up to 1.5 s

@@ -59,7 +59,7 @@ def test_commands_stand_where_they_are_run(document: Path) -> None:
     elsewhere = [block.text for block in blocks(document) if block.language not in ("sh", "python")]
     lines = [line for text in elsewhere for line in text.splitlines()]
     lines += [line for line in prose(document).splitlines() if line.startswith("    ")]
-    stray = [line for line in lines if line.split()[:1] and line.split()[0] in commands() and "[options]" not in line]
+    stray = [line for line in lines if line.split()[:1] and line.split()[0] in commands() and " [" not in line]
     assert not stray, f"put these into a block that begins with ```sh: {stray}"
 
 
@@ -82,6 +82,18 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert found.exists(), f"{document.name} links to {target}"
         if anchor:
             assert anchor in _anchors(found), f"{document.name} links to {target}"
+
+
+def test_the_index_lists_every_document() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    missing = [path.name for path in DOCUMENTS if path.parent.name == "docs" and f"({path.name})" not in index]
+    assert missing == ["README.md"], f"docs/README.md does not mention {missing}"
+
+
+def test_every_picture_is_shown_somewhere() -> None:
+    shown = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    pictures = [path.name for path in (ROOT / "docs" / "images").rglob("*.*") if path.suffix != ".md"]
+    assert [name for name in pictures if f"{name})" not in shown] == []
 
 
 def _anchors(document: Path) -> set[str]:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import doctest
-import re
 import subprocess
 import sys
-from pathlib import Path
-
-import pytest
 
 import vtsr
 from vtsr.runtime import upconverter
@@ -44,12 +40,3 @@ with vtsr.Upconverter(levels=1, threads=1) as up:
 def test_examples_in_docstrings_are_right() -> None:
     assert doctest.testmod(upconverter).failed == 0
     assert doctest.testmod(upconverter).attempted > 0
-
-
-GUIDE = Path(__file__).parent.parent / "docs" / "python.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-
-
-@pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_examples_of_the_python_guide_run(number: int) -> None:
-    exec(compile(EXAMPLES[number], f"{GUIDE.name} example {number}", "exec"), {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -26,16 +27,23 @@ from software_cuda import (
     MisuseError,
     RaceError,
     SoftwareDevice,
+    blend_emit,
+    blend_finish,
+    blend_ingest,
+    blend_step,
     blend_stream,
 )
 
 from vtsr import DeviceError, InputError, ModelError, OptionError, Upconverter
+from vtsr.runtime.backend import StepResult
 from vtsr.runtime.engines.cache import EngineCache
 from vtsr.runtime.engines.recipe import open_recipe
 from vtsr.runtime.frame import Frame, PixelFormat, Planes
 from vtsr.runtime.job import Job
 from vtsr.runtime.tensorrt import executor as executor_module
+from vtsr.runtime.tensorrt.arrays import DeviceArray
 from vtsr.runtime.tensorrt.backend import TensorRTBackend
+from vtsr.runtime.tensorrt.embedding import DeviceUpconverter
 from vtsr.runtime.tensorrt.layout import Layout
 from vtsr.runtime.tensorrt.recipes import RecipeEngines, matching_batches, matching_engine
 from vtsr.runtime.tensorrt.schedule import Scheduler
@@ -133,6 +141,17 @@ def test_a_bare_array_is_waited_for_when_it_is_read() -> None:
         assert device.calls.count("synchronize") == waited + 1
         assert np.array_equal(first, blend_stream(images, 1)[0])
         assert replace(outputs[1], source_index=7).image is outputs[1].image
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_results_may_be_sent_to_other_processes_before_they_are_there(bare: bool) -> None:
+    images = clip(3)
+    with Upconverter(1, backend=opened(1, SoftwareDevice(pace="lazy")), scene_threshold=1) as up:
+        outputs = [f for frame in (images if bare else wrapped(images)) for f in up.push(frame)]
+        sent = pickle.loads(pickle.dumps(outputs))  # noqa: S301  # our own
+    assert same(images_of(sent), blend_stream(images, 1)[:4])
+    assert [(f.pts, f.source_index, f.phase) for f in sent] == [(f.pts, f.source_index, f.phase) for f in outputs]
+    assert isinstance(sent[0].picture, np.ndarray if bare else Planes)
 
 
 @pytest.mark.parametrize("behind", [0, 1, 3, 50])
@@ -250,6 +269,52 @@ def test_a_whole_job_writes_the_same_frames() -> None:
         result = Job(wrapped(images), up, Sink(), parts=4).run()
     assert (result.frames_in, result.frames_out) == (20, 80)
     assert same(written, blend_stream(images, 2))
+
+
+class BlendBackend:
+    """The stand-in network without a device: every call computes at once."""
+
+    name, precision = "blend", ""
+
+    def ingest(self, pictures: Sequence[Planes]) -> NDArray[Any]:
+        return blend_ingest(np.stack([picture.planes[0] for picture in pictures]), (32, 64))
+
+    def frames_in(self, tensor: NDArray[Any]) -> int:
+        return len(tensor)
+
+    def part(self, tensor: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+        return tensor[start:stop]
+
+    def step(self, u: NDArray[Any], a_u: NDArray[Any] | None, v: NDArray[Any]) -> StepResult:
+        return StepResult(*blend_step(u, a_u, v))
+
+    def finish(self, u: NDArray[Any], a_u: NDArray[Any] | None) -> NDArray[Any]:
+        return blend_finish(u, a_u)
+
+    def emit(self, frames: NDArray[Any], format: PixelFormat, height: int, width: int) -> list[Planes]:
+        return [Planes((image,), format) for image in blend_emit(frames, height, width)]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_number_of_levels_may_change_within_a_stream(seed: int) -> None:
+    """Up, down and to nothing, between any two pushes."""
+    rng = np.random.default_rng(seed)
+    images = clip(30, seed=seed)
+    changes = {int(n): int(rng.integers(0, 4)) for n in rng.choice(30, 6, replace=False)}
+    found = []
+    for backend in (opened(3, SoftwareDevice(seed, pace=("random", "lazy")[seed % 2])), BlendBackend()):
+        with Upconverter(3, backend=backend, scene_threshold=1) as up:
+            outputs = []
+            for number, image in enumerate(images):
+                if number in changes:
+                    outputs += up.change_levels(changes[number])
+                outputs += up.push(image)
+            outputs += up.flush()
+            found.append([(f.pts, f.duration, f.source_index, f.phase, f.image.tobytes()) for f in outputs])
+    assert found[0] == found[1]
 
 
 # How it is done
@@ -679,6 +744,48 @@ def test_nv12_and_p010_give_what_planar_yuv_gives(tiny_graphs: Any, bits: int) -
             assert np.abs(plane.astype(int) - reference).max() <= 1 << shift
 
 
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_nv12_and_p010_in_device_memory_give_what_they_give_from_the_host(
+    tiny_graphs: Any, bits: int, lanes: int
+) -> None:
+    """As hardware decoders leave them: two planes, each somewhere in device memory, written over by the next frame."""
+    format = PixelFormat("yuv420", bits, "bt709", False)
+    shift = 6 if bits == 10 else 0
+    given_ = []
+    for y, u, v in (picture.planes for picture in pictures(format, 7)):
+        given_.append((y << shift, np.stack([u, v], axis=-1) << shift))
+    backend = TensorRTBackend(SoftwareDevice(bits), GraphEngines(tiny_graphs, 1), Settings(levels=1))
+    with Upconverter(1, backend=backend, scene_threshold=1) as up:
+        expected = [f.planes.planes for f in up.run([Frame(Planes(planes, format)) for planes in given_])]
+
+    device = SoftwareDevice(bits + 1)
+    stream, found = device.foreign_stream(), []
+    backend = TensorRTBackend(device, GraphEngines(tiny_graphs, 1), Settings(levels=1, lanes=lanes, stint=2))
+    with DeviceUpconverter(backend, 1, format) as up:
+        places = [device.external_memory(plane.nbytes) for plane in given_[0]]
+
+        def keep(outputs: Any) -> None:
+            with device.scope():
+                device.synchronize_all()
+            found.extend(tuple(device.view(p.address, p.shape, p.dtype).copy() for p in picture) for picture in outputs)
+
+        for planes in given_:
+            arrays = []
+            for plane, (address, memory) in zip(planes, places, strict=True):
+
+                def write(plane: Any = plane, memory: Any = memory) -> None:
+                    memory[:] = np.ascontiguousarray(plane).reshape(-1).view(np.uint8)
+
+                device.on_foreign(stream, "decoder", write, writes=[(address, plane.nbytes)])
+                arrays.append(DeviceArray(address, plane.shape, plane.dtype, dlpack_type=device.dlpack_type))
+            keep(up.push(*arrays, stream=stream))
+        keep(up.flush(stream=stream))
+    assert len(found) == len(expected) == 14
+    for one, other in zip(found, expected, strict=True):
+        assert all(map(np.array_equal, one, other))
+
+
 @pytest.fixture(scope="module")
 def deployment(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A deployment folder for 96 x 64 pixels and two levels in fp16, as vtsr-export writes it."""
@@ -762,6 +869,23 @@ def test_engines_without_a_copy_of_the_last_frame_do_as_well() -> None:
     backend = TensorRTBackend(SoftwareDevice(), BlendEngines(2, next_u=False), Settings(levels=2))
     with Upconverter(2, backend=backend, scene_threshold=1) as up:
         assert same(images_of(list(up.run(images))), blend_stream(images, 2))
+
+
+def test_engines_that_take_the_carry_in_another_type_are_refused() -> None:
+    """Else the 1.0 that is written would be read as a 0."""
+
+    class Half(BlendEngines):
+        def engine(self, role: str, batch: int, layout: Layout) -> Engine:
+            made = super().engine(role, batch, layout)
+            if role == "step":
+                made.inputs["carry"] = ((1, 1, 1, 1), np.dtype(np.float16))
+            return made
+
+    with (
+        Upconverter(1, backend=TensorRTBackend(SoftwareDevice(), Half(1), Settings()), scene_threshold=1) as up,
+        pytest.raises(ModelError, match=r"takes carry as float16, not as float32; export the model again\.$"),
+    ):
+        up.push(clip(1)[0])
 
 
 def test_engines_that_disagree_on_the_type_of_frames_are_refused() -> None:

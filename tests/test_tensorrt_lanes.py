@@ -343,18 +343,19 @@ def test_steady_calls_of_every_lane_are_graphs() -> None:
     assert not {"allocate", "create_call", "page_locked"} & set(calls)
 
 
-@pytest.mark.parametrize("lanes", [2, 3])
-def test_the_memory_check_foresees_what_lanes_take(lanes: int) -> None:
+@pytest.mark.parametrize(("lanes", "chunk"), [(2, 1), (3, 1), (2, 2), (1, 3)])
+def test_the_memory_check_foresees_what_lanes_and_chunks_take(lanes: int, chunk: int) -> None:
     def run(total: int) -> SoftwareDevice:
         device = SoftwareDevice(total=total)
-        with Upconverter(2, backend=opened(2, device, lanes=lanes, stint=4), scene_threshold=1) as up:
-            for count in (45, 44):
-                list(up.run(clip(count), behind=12))
+        backend = opened(2, device, lanes=lanes, stint=4, chunk=chunk)
+        with Upconverter(2, backend=backend, scene_threshold=1) as up:
+            for count in (45 * chunk, *(44 * chunk - rest for rest in range(chunk))):
+                list(up.run(clip(count), chunk=chunk, behind=12))
         return device
 
     peak = run(1 << 34).peak
     run(int(peak * 1.2))
-    with pytest.raises(DeviceError, match=rf"and {lanes} lanes needs \d+ MiB .* use fewer levels, slots or lanes"):
+    with pytest.raises(DeviceError, match=rf"{lanes} lanes and chunks of {chunk} needs \d+ MiB .* use fewer"):
         run(int(peak * 0.99))
 
 
@@ -370,6 +371,7 @@ def test_a_number_of_levels_is_kept() -> None:
     [
         ({"lanes": 0}, "lanes must be 1 to 8, not 0"),
         ({"lanes": 9}, "lanes must be 1 to 8, not 9"),
+        ({"chunk": 0}, "frames per push must be 1 to 64, not 0"),
         ({"stint": 1}, "stint must be 2 to 256 pushes, not 1"),
         ({"lanes": 2, "mode": "latency"}, "need the throughput mode"),
         ({"lanes": 2, "overlap": False}, "need the throughput mode"),

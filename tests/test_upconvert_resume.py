@@ -20,10 +20,12 @@ import pytest
 import resume_worker
 from media import Command, from_av, mux_audio, picture, planes, read_planes, read_times, sine, to_av, write_clip
 
-from vtsr.runtime.frame import Frame
+from vtsr.runtime.cpu import has_avx512
+from vtsr.runtime.frame import Frame, PixelFormat
 from vtsr.runtime.segments.journal import Journal
 from vtsr.runtime.segments.span import SEGMENT_FRAMES, Span, gaps, overlap
 from vtsr.runtime.upconverter import Upconverter
+from vtsr.runtime.video.codecs import Encoding, choose_encoder, container_for
 from vtsr.runtime.video.space import bits_per_pixel, check_room, estimate
 
 SIZE = 5  # input frames per segment in these tests
@@ -471,8 +473,11 @@ def test_room_is_looked_for_before_a_long_job_begins(
     assert outcome.code == 2
     assert "free some space" in outcome.said
     assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]
+    outcome = command(clip, tmp_path / "tried.y4m", "--levels", 1, "-y")
+    assert (outcome.code, outcome.said.count("warning: ")) == (0, 1)
     free(size)
-    assert command(clip, tmp_path / "out.y4m", "--levels", 1).code == 0
+    outcome = command(clip, tmp_path / "out.y4m", "--levels", 1)
+    assert (outcome.code, outcome.said.count("warning: ")) == (0, 0)
 
 
 def test_estimates_of_what_is_coded_only_warn_unless_they_are_far_off() -> None:
@@ -509,3 +514,38 @@ def test_a_span_reads_its_neighbours_and_no_more() -> None:
 
 def test_a_segment_is_about_as_long_as_a_group_of_pictures() -> None:
     assert 200 <= SEGMENT_FRAMES * 4 <= 250  # at two levels; x264 puts a keyframe every 250 at most
+
+
+# Encoders that repeat themselves
+
+
+@pytest.mark.parametrize(
+    ("width", "avx512", "told"), [(192, True, True), (1920, True, False), (1904, True, True), (192, False, False)]
+)
+def test_x264_keeps_off_code_that_depends_on_chance(
+    monkeypatch: pytest.MonkeyPatch, width: int, avx512: bool, told: bool
+) -> None:
+    monkeypatch.setattr("vtsr.runtime.video.codecs.has_avx512", lambda: avx512)
+    encoder = choose_encoder(container_for(".mp4"), Encoding(), PixelFormat("yuv420"), width, 96)
+    assert encoder.options.get("x264-params") == ("asm=AVX2" if told else None)
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("fpu avx2 avx512f avx512vl", True), ("fpu avx2", False), ("", False)])
+def test_avx512_is_what_the_system_says(tmp_path: Path, flags: str, expected: bool) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor : 0\nflags : {flags}\n")
+    assert has_avx512(cpuinfo) is expected
+    assert has_avx512(tmp_path / "none") is False
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "av1"])
+def test_an_encoder_gives_the_same_in_every_run(command: Command, tmp_path: Path, codec: str) -> None:
+    clip = write_clip(tmp_path / "in.mkv", 26, size=(160, 96))
+    outputs = []
+    for run in range(3):
+        junk = [np.full(60_000, 17 * run + n, np.uint8) for n in range(40)]  # what encoders find in their memory
+        del junk
+        output = tmp_path / f"{run}.mkv"
+        assert command(clip, output, "--levels", 1, "--codec", codec, "--threads", 2).code == 0
+        outputs.append(everything(output))
+    assert outputs[0] == outputs[1] == outputs[2]

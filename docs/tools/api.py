@@ -33,6 +33,16 @@ CONTENTS: list[tuple[str, str, list[tuple[str, list[str] | None]]]] = [
         ],
     ),
     (
+        "Live streams",
+        "For sources that do not wait; `vtsr.LiveUpconverter`. See [the guide](live.md).",
+        [
+            ("vtsr.runtime.live.upconverter", ["LiveUpconverter"]),
+            ("vtsr.runtime.live.waiting", ["Policy"]),
+            ("vtsr.runtime.live.statistics", ["LiveStatistics", "Latency", "Counts"]),
+            ("vtsr.runtime.live.exposure", ["Exposure", "ExposureCheck"]),
+        ],
+    ),
+    (
         "Backends and the recursion",
         "For a runtime or a device of your own: a `Backend` is all it takes.",
         [

@@ -5,15 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from vtsr.errors import VtsrError
-from vtsr.options import Parser, run_cli
+from vtsr.errors import OutputError, VtsrError
+from vtsr.options import Parser, add_backend, add_model, run_cli
 from vtsr.runtime.doctor.report import Finding, Section, as_data, as_text, is_usable
 from vtsr.runtime.doctor.software import extras, software
 
 DESCRIPTION = "Says what is installed, what would be used and why, and tests that it computes the right thing."
-EPILOG = """exit codes: 0 vtsr works here, 1 something it needs is broken
+PIPE = "-"
+EPILOG = """examples:
+  vtsr-doctor                         all there is to know about this machine
+  vtsr-doctor --quick --json          for programs, on stdout
+
+exit codes: 0 vtsr works here, 1 something it needs is broken
 marks: ok fine, -- not there and not needed, !! broken; -> what to do
 """
 NOT_USABLE = 1
@@ -21,15 +27,14 @@ NOT_USABLE = 1
 
 def parser() -> Parser:
     """The command's options."""
-    options = Parser(prog="vtsr-doctor", description=DESCRIPTION, epilog=EPILOG)
-    options.add_argument("--json", action="store_true", help="the report as JSON")
+    options = Parser(prog="vtsr-doctor", description=DESCRIPTION, epilog=EPILOG, guide="doctor.md")
+    options.add_argument(
+        "--json", nargs="?", const=PIPE, metavar="FILE",
+        help="the report as JSON on stdout instead of text, or in FILE beside the text",
+    )  # fmt: skip
     options.add_argument("--quick", action="store_true", help="leave out the self-test, which takes seconds")
-    options.add_argument(
-        "--model", default="default", metavar="NAME|DIR", help="the model to test (default: default)"
-    )
-    options.add_argument(
-        "--backend", default="auto", choices=("auto", "onnxruntime", "tensorrt"), help="as for vtsr-upconvert"
-    )
+    add_model(options)
+    add_backend(options)
     return options
 
 
@@ -46,12 +51,22 @@ def examine(args: argparse.Namespace) -> int:
         from vtsr.runtime.doctor.machine import machine
 
         sections += [extras(), machine(), codecs(), _models(args.model), _network(args)]
-    if args.json:
-        print(json.dumps(as_data(sections), indent=1))
+    data = json.dumps(as_data(sections), indent=1) + "\n"
+    if args.json == PIPE:
+        print(data, end="")
     else:
+        if args.json:
+            _write(Path(args.json), data)
         print(as_text(sections), end="\n\n")
         print(_verdict(sections))
     return 0 if is_usable(sections) else NOT_USABLE
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"The file '{path}' cannot be written: {error.strerror}.") from error
 
 
 def _models(chosen: str) -> Section:

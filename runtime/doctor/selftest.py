@@ -83,5 +83,5 @@ def _rounded(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _mean_psnr(pictures: list[NDArray[np.uint8]], truth: list[NDArray[np.uint8]]) -> float:
-    errors = [np.mean((a.astype(np.float64) - b) ** 2) for a, b in zip(pictures, truth, strict=True)]
+    errors = [float(np.mean((a.astype(np.float64) - b) ** 2)) for a, b in zip(pictures, truth, strict=True)]
     return float(np.mean([10 * np.log10(255**2 / max(error, 1e-9)) for error in errors]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import platform
 import re
 import sys
@@ -16,7 +18,11 @@ DISTRIBUTION = "vtsr"
 # Packages that are imported under another name.
 MODULES = {"opencv-python-headless": "cv2"}
 # What provides the same module under another name.
-EQUALS = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")}
+EQUALS = {
+    "opencv-python-headless": ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"),
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime-openvino"),
+}
+LABELS = {"opencv-python-headless": "opencv"}
 PURPOSES = {
     "train": "training, export and calibration",
     "evaluate": "vtsr-evaluate",
@@ -83,18 +89,18 @@ def _needed(name: str) -> Finding:
     module = MODULES.get(name, name.replace("-", "_"))
     version = _version(name)
     try:
-        imported = importlib.import_module(module)
+        with contextlib.redirect_stdout(io.StringIO()):  # OpenCV says there what it lacks; so does the report
+            imported = importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: one of its libraries does not load
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return Finding(
-            name, "broken", f"cannot be imported ({reason})", f"Install it again: pip install --force-reinstall {name}"
-        )
+        advice = f"Install it again: pip install --force-reinstall {name}"
+        return Finding(LABELS.get(name, name), "broken", f"cannot be imported ({reason})", advice)
     version = version or str(getattr(imported, "__version__", "of unknown version"))
     facts, text = {"version": version}, version
     if name == "av":
         facts["ffmpeg"] = str(getattr(imported, "ffmpeg_version_info", "unknown"))
         text += f" with FFmpeg {facts['ffmpeg']}"
-    return Finding(name, "ok", text, facts=facts)
+    return Finding(LABELS.get(name, name), "ok", text, facts=facts)
 
 
 def _extra(extra: str, names: Iterable[str]) -> Finding:

@@ -28,8 +28,18 @@ def import_tensorrt() -> Any:
     return tensorrt
 
 
+_initialised_in: int | None = None  # process
+
+
 def import_pycuda() -> Any:
-    """The module pycuda.driver, initialised. Raises `MissingExtraError` or `ModelError` in one sentence."""
+    """The module pycuda.driver, initialised.
+
+    Raises `MissingExtraError` or `ModelError` in one sentence, and `DeviceError` in a process that was forked from one
+    that had used CUDA already, where it cannot work.
+    """
+    global _initialised_in
+    if _initialised_in not in (None, os.getpid()):
+        raise DeviceError("The GPU was in use before this process was forked; start processes with the method spawn.")
     try:
         import pycuda.driver as cuda
     except (ImportError, OSError) as error:
@@ -38,6 +48,7 @@ def import_pycuda() -> Any:
         raise MissingExtraError(f"pycuda cannot be imported ({error}); {INSTALL}.") from error
     try:
         cuda.init()
+        _initialised_in = os.getpid()
         count = cuda.Device.count()
     except cuda.Error as error:
         raise ModelError(f"The NVIDIA driver does not work ({error}); check it with nvidia-smi.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -12,14 +13,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vtsr.errors import OptionError, OutputError
-from vtsr.options import MAX_LEVELS, Parser, add_model_options, run_cli
-from vtsr.runtime.frame import Frame
+from vtsr.options import MAX_LEVELS, Parser, add_model_options, add_yes, run_cli
+from vtsr.runtime.frame import Frame, Planes
 from vtsr.runtime.live import address, duty
 from vtsr.runtime.live.address import Kind
 from vtsr.runtime.live.loopback import CameraSink
 from vtsr.runtime.live.notes import Notes
-from vtsr.runtime.live.pipeline import Pipeline, Presenter
+from vtsr.runtime.live.pipeline import SOURCE_THREAD, Pipeline, Presenter
 from vtsr.runtime.live.playout import Playout
 from vtsr.runtime.live.prometheus import LOCAL, MetricsServer
 from vtsr.runtime.live.regular import Regular
@@ -40,6 +43,7 @@ from vtsr.runtime.live.waiting import Policy
 from vtsr.runtime.video.codecs import Encoding, container_for
 from vtsr.runtime.video.facts import VideoFacts
 from vtsr.runtime.video.partial import check_folder
+from vtsr.runtime.video.pictures import plane_sizes
 from vtsr.runtime.video.raw import RAW_EXTENSIONS, RawWriter, raw_options
 from vtsr.runtime.video.reader import check_readable
 from vtsr.runtime.video.writer import VideoWriter
@@ -56,6 +60,7 @@ examples:
   vtsr-live udp://127.0.0.1:5000 rtmp://server/live/key --policy drop-oldest
   vtsr-live holiday.mp4 null --stats                            how fast is this machine?
 """
+LISTEN_SECONDS = "30"  # FFmpeg refuses to listen without a limit
 PACED_SINKS = (Kind.URL, Kind.DEVICE, Kind.WINDOW)
 # The encoders' presets that keep up with a camera; by codec.
 LIVE_PRESETS = {"h264": "veryfast", "hevc": "veryfast", "vp9": "8", "av1": "12"}
@@ -63,7 +68,7 @@ LIVE_PRESETS = {"h264": "veryfast", "hevc": "veryfast", "vp9": "8", "av1": "12"}
 
 def parser() -> Parser:
     """The command's options."""
-    options = Parser(prog="vtsr-live", description=DESCRIPTION, epilog=EXAMPLES)
+    options = Parser(prog="vtsr-live", description=DESCRIPTION, epilog=EXAMPLES, guide="live.md")
     options.add_argument("source", metavar="SOURCE", help="where frames come from")
     options.add_argument("sink", metavar="SINK", nargs="?", default=address.WINDOW, help="(default: window)")
     add_model_options(options)
@@ -95,14 +100,14 @@ def parser() -> Parser:
     )  # fmt: skip
     video.add_argument("--codec", metavar="NAME", help="encoder of a file (default: by its extension)")
     video.add_argument("--bitrate", metavar="BITS", type=_bits, help="of a URL, e.g. 4M (default: constant quality)")
-    video.add_argument("-y", "--yes", action="store_true", help="replace an existing file")
+    add_yes(video)
     report = options.add_argument_group("report")
     report.add_argument(
         "--stats", type=float, nargs="?", const=1.0, metavar="S",
         help="print statistics every S seconds (default: 1), and a summary at the end",
     )  # fmt: skip
     report.add_argument(
-        "--metrics", metavar="[HOST:]PORT", type=_endpoint,
+        "--prometheus", metavar="[HOST:]PORT", type=_endpoint,
         help=f"serve http://HOST:PORT/metrics for Prometheus (default host: {LOCAL})",
     )  # fmt: skip
     report.add_argument("-q", "--quiet", action="store_true", help="say nothing about events")
@@ -111,7 +116,14 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    return run_cli(parser(), run, argv)
+    code = run_cli(parser(), run, argv)
+    if argv is None and _source_is_blocked():
+        # Its thread sits in a read inside FFmpeg that nothing ends; the interpreter must not be torn down around it.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    return code
 
 
 def run(args: argparse.Namespace) -> int:
@@ -136,10 +148,11 @@ def run(args: argparse.Namespace) -> int:
                 precision=args.precision,
             )
         )  # fmt: skip
+        live.warm_up(Frame(blank(facts)))
         sink, presenter = open_sink(args, live_facts(facts), live, notes)
         stack.callback(sink.abandon)
-        if args.metrics is not None:
-            host, port = args.metrics
+        if args.prometheus is not None:
+            host, port = args.prometheus
             server = MetricsServer(live.stats, port, host)
             stack.callback(server.close)
             notes.say("metrics", f"Metrics are at http://{host}:{server.port}/metrics.")
@@ -223,13 +236,17 @@ def open_source(
         file.name = args.source
         return file, paced(iter(file), stop)
 
+    opening = OPEN_SECONDS  # the first time; then it must not take longer than the user's patience
+
     def connect(size: tuple[int, int] | None) -> Source:
+        nonlocal opening
         if kind is Kind.DEVICE:
             return CameraSource(args.source, size=size, rate=args.fps)
         settings = NETWORK_OPTIONS | SCHEME_OPTIONS.get(address.scheme(args.source), {}) | options
-        return AvSource(
-            args.source, size=size, options=settings, timeout=(OPEN_SECONDS, READ_SECONDS), on_resize=resized
-        )
+        if options.get("rtsp_flags") == "listen":
+            settings.setdefault("listen_timeout", LISTEN_SECONDS)
+        limits, opening = (opening, READ_SECONDS), min(OPEN_SECONDS, args.patience or OPEN_SECONDS)
+        return AvSource(args.source, size=size, options=settings, timeout=limits, on_resize=resized)
 
     return _both(Reconnecting(connect, notes, counter, stop, args.patience, args.size))
 
@@ -238,9 +255,12 @@ def _both(source: Source) -> tuple[Source, Iterable[Frame]]:
     return source, source
 
 
+def _source_is_blocked() -> bool:
+    return any(thread.name == SOURCE_THREAD for thread in threading.enumerate())
+
+
 def _close_later(source: Source) -> None:
-    # A source that is blocked in a read would be freed under its feet: the process ends anyway.
-    if not any(thread.name == "vtsr source" for thread in threading.enumerate()):
+    if not _source_is_blocked():  # else it would be freed under its feet, and the process ends anyway
         source.close()
 
 
@@ -277,7 +297,15 @@ def open_sink(
         playout = Playout(1.0 if args.latency_budget is None else args.latency_budget / 1000)
     if kind in (Kind.PIPE, Kind.DEVICE) or (isinstance(sink, RawWriter)):
         regular = Regular(1 / rate, live.counter)
-    return sink, Presenter(sink, live, playout, regular)
+    return sink, Presenter(sink, live.counter, playout, regular)
+
+
+def blank(facts: VideoFacts) -> Planes:
+    """A black picture as the source gives them."""
+    fmt = facts.format
+    if fmt.sampling == "rgb":
+        return Planes((np.zeros((facts.height, facts.width, 3), fmt.dtype),), fmt)
+    return Planes(tuple(np.zeros(s, fmt.dtype) for s in plane_sizes(fmt, facts.width, facts.height)), fmt)
 
 
 class StatsLine:

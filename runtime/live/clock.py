@@ -15,7 +15,8 @@ DEFAULT_FRAME_TIME = Fraction(1, 30)  # until anything is known
 TICK = 90_000  # per second, for times that were measured here and not given
 JUMP_SECONDS = Fraction(1)  # from this difference to the time that really passed on, a clock has jumped
 GAP_FRAMES = Fraction(3, 2)  # frames further apart than this many frame times have something missing between
-WINDOW = 9  # frame distances whose median is the frame time
+WINDOW = 15  # frame distances that the frame time is taken from
+AGREEING = Fraction(2, 3)  # share of them that must agree before the frame time is another one
 RATE_TOLERANCE = Fraction(15, 100)  # by which it must differ from before to count as a change
 PULL = 8  # arrivals correct the clock of a source without timestamps by 1/PULL of what they are off
 
@@ -68,8 +69,10 @@ class SourceClock:
             passed = _ticks(max(0.0, arrival - self._arrival))
             known = pts is not None and self._source_pts is not None
             distance = pts - self._source_pts if known else passed  # type: ignore[operator]
-            jumped = not known or distance <= 0 or abs(distance - passed) > JUMP_SECONDS
-            rate_changed = self._learn(distance) if pts is None or not jumped else False
+            # The next timestamp at the usual distance is right, however long it was under way.
+            far = distance > GAP_FRAMES * self.frame_time and abs(distance - passed) > JUMP_SECONDS
+            jumped = not known or distance <= 0 or far
+            rate_changed = self._learn(distance, measured=pts is None) if pts is None or not jumped else False
             if pts is None:
                 placed = self._after_arrival(last, passed, rate_changed)
             elif jumped:
@@ -104,19 +107,26 @@ class SourceClock:
         self._lag -= step
         return self._after(last, last.pts + step, rate_changed)
 
-    def _learn(self, distance: Fraction) -> bool:
+    def _learn(self, distance: Fraction, measured: bool) -> bool:
         """Whether the frame rate is another one from now on."""
         self._distances.append(distance)
+        if measured:  # arrivals jitter: only a mean is any good, without what is far from it
+            edge = len(self._distances) // 5
+            middle = sorted(self._distances)[edge : len(self._distances) - edge]
+            typical = max(Fraction(sum(middle), len(middle)), Fraction(1, TICK))
+        else:
+            typical = statistics.median_low(self._distances)
+        if not self._known:
+            self.frame_time = typical
         if len(self._distances) < WINDOW:
-            if not self._known:
-                self.frame_time = statistics.median_low(self._distances)
             return False
-        measured = statistics.median_low(self._distances)
-        if abs(measured - self.frame_time) <= RATE_TOLERANCE * self.frame_time:
-            self._known = True
+        alike = sum(abs(d - typical) <= RATE_TOLERANCE * typical for d in self._distances)
+        if alike < AGREEING * WINDOW:
             return False
-        changed, self._known = self._known, True
-        self.frame_time = measured
+        changed = self._known and abs(typical - self.frame_time) > RATE_TOLERANCE * self.frame_time
+        if changed:
+            self.frame_time = typical
+        self._known = True
         return changed
 
 

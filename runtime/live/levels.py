@@ -37,8 +37,10 @@ class LevelController:
 
     @property
     def load(self) -> float:
-        """Mean over the last frames; 0 before the first."""
-        return sum(self._loads) / len(self._loads) if self._loads else 0.0
+        """Mean over the last frames but the slowest, which may be somebody else's fault; 0 before the first."""
+        loads = sorted(self._loads)
+        counted = loads[:-1] or loads
+        return sum(counted) / len(counted) if counted else 0.0
 
     def observe(self, busy: float, frame_time: float, late: bool, now: float) -> int:
         """The number of levels for the next frames.

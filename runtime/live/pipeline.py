@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 
+from vtsr.errors import OutputError
 from vtsr.runtime.frame import Frame
+from vtsr.runtime.job import Channel, Stopped
 from vtsr.runtime.live.playout import Playout
 from vtsr.runtime.live.regular import Regular
 from vtsr.runtime.live.sink import LiveSink, WindowClosed
+from vtsr.runtime.live.statistics import Counter
 from vtsr.runtime.live.upconverter import LiveUpconverter
 
+SOURCE_THREAD = "vtsr source"
 POLL_SECONDS = 0.1  # how long a wait lasts before signals and other threads are looked at
 LEAVE_SECONDS = 1.0  # a source that is blocked in a read is left behind after that
+MOST_DUE = 512  # finished frames that may wait to be shown
 LATEST = 4  # frame times by which a frame may be late and is still shown
 
 
@@ -22,45 +27,72 @@ class Presenter:
     """Hands results to a sink: evenly in time, at a constant rate, or as they come.
 
     playout
-        Waits until each frame is due; None hands it on at once.
+        Each frame is written when it is due, by a thread of its own; None writes it at once.
     regular
         Fills a constant frame rate; None keeps the frames' own times.
     """
 
     def __init__(
-        self, sink: LiveSink, live: LiveUpconverter, playout: Playout | None = None, regular: Regular | None = None
+        self,
+        sink: LiveSink,
+        counter: Counter,
+        playout: Playout | None = None,
+        regular: Regular | None = None,
     ) -> None:
-        self._sink, self._live = sink, live
+        self._sink, self._counter = sink, counter
         self._playout, self._regular = playout, regular
+        self._due: Channel[tuple[Frame, float]] = Channel(MOST_DUE)
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
 
     def show(self, frame: Frame) -> None:
-        for shown in self._slots(frame):
-            if self._playout is None or self._wait(shown):
-                self._sink.write(shown)
+        """Takes the next result; raises what an earlier one failed with."""
+        if self._playout is None:
+            self._write(frame)
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_when_due, name="vtsr playout", daemon=True)
+            self._thread.start()
+        try:
+            self._due.put((frame, self._playout.due(frame.pts, time.monotonic())))
+        except Stopped:
+            assert self._failure is not None
+            raise self._failure from None
 
-    def finish(self) -> None:
+    def _write(self, frame: Frame) -> None:
+        for shown in (frame,) if self._regular is None else self._regular.fill(frame):
+            self._sink.write(shown)
+
+    def _write_when_due(self) -> None:
+        try:
+            for frame, due in self._due:
+                now = time.monotonic()
+                if now - due > LATEST * float(frame.duration):
+                    self._counter.add("skipped")
+                    continue
+                if due > now:
+                    time.sleep(due - now)
+                self._write(frame)
+            self._end()
+        except BaseException as error:  # noqa: BLE001  # raised by `show` and `finish`
+            self._failure = error
+            self._due.abort()
+
+    def _end(self) -> None:
         if self._regular is not None:
             for shown in self._regular.finish():
                 self._sink.write(shown)
         self._sink.finish()
 
-    def _slots(self, frame: Frame) -> Iterator[Frame]:
-        if self._regular is None:
-            yield frame
-        else:
-            yield from self._regular.fill(frame)
-
-    def _wait(self, frame: Frame) -> bool:
-        """Whether the frame is to be shown at all."""
-        assert self._playout is not None
-        now = time.monotonic()
-        due = self._playout.due(frame.pts, now)
-        if now - due > LATEST * float(frame.duration):
-            self._live.counter.add("skipped")
-            return False
-        if due > now:
-            time.sleep(due - now)
-        return True
+    def finish(self) -> None:
+        """Writes what is left and finishes the sink."""
+        if self._thread is None:
+            self._end()
+            return
+        self._due.close()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
 
 
 class Pipeline:
@@ -95,7 +127,7 @@ class Pipeline:
         Raises the first error of any thread and `KeyboardInterrupt`, in both cases after the sink was finished if it
         still works.
         """
-        reader = threading.Thread(target=self._read, name="vtsr source", daemon=True)
+        reader = threading.Thread(target=self._read, name=SOURCE_THREAD, daemon=True)
         shower = threading.Thread(target=self._show, name="vtsr sink", daemon=True)
         began = time.monotonic()
         interrupted = False
@@ -147,8 +179,13 @@ class Pipeline:
             self._stop.set()
         except BaseException as error:  # noqa: BLE001  # raised by `run`
             self._fail(error)
+            if isinstance(error, OutputError):
+                self._sink.abandon()
+                return
         try:
             self._presenter.finish()
+        except WindowClosed:
+            pass
         except BaseException as error:  # noqa: BLE001  # raised by `run`
             self._sink.abandon()
             self._fail(error)

@@ -171,13 +171,19 @@ class WindowSink:
     def __init__(self, title: str = "vtsr") -> None:
         check_window()
         self._title = title
+        self._created = self._opened = False
+
+    def _create(self) -> None:
+        # Toolkits want a window to stay with the thread that made it.
         try:
-            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+            cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
         except cv2.error as error:
             raise OutputError("A window cannot be opened on this display; choose another sink.") from error
-        self._opened = False
+        self._created = True
 
     def write(self, frame: Frame) -> None:
+        if not self._created:
+            self._create()
         image = frame_of(frame.planes).to_ndarray(format="bgr24")
         cv2.imshow(self._title, image)
         key = cv2.waitKey(1) & 0xFF
@@ -187,8 +193,10 @@ class WindowSink:
         self._opened = True
 
     def finish(self) -> None:
-        with contextlib.suppress(cv2.error):
-            cv2.destroyWindow(self._title)
+        if self._created:
+            self._created = False
+            with contextlib.suppress(cv2.error):
+                cv2.destroyWindow(self._title)
 
     def abandon(self) -> None:
         self.finish()

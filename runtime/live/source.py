@@ -19,6 +19,7 @@ from vtsr.runtime.live.address import shown
 from vtsr.runtime.live.notes import Notes
 from vtsr.runtime.live.statistics import Counter
 from vtsr.runtime.video.colour import ALIASES, LIMITED, UNSPECIFIED, ColourTags, pixel_format, pixel_name
+from vtsr.runtime.video.containers import open_address, open_container
 from vtsr.runtime.video.facts import VideoFacts
 from vtsr.runtime.video.pictures import Converter, planes_of
 from vtsr.runtime.video.streams import is_cover
@@ -30,8 +31,8 @@ DEFAULT_RATE = Fraction(30)
 TICK = Fraction(1, 90_000)  # seconds, for sources without a time base of their own
 MOST_ERRORS = 100  # packets in a row that cannot be decoded before the stream is opened again
 
-# Live streams are decoded as they come: nothing buffered, little probed.
-NETWORK_OPTIONS = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "1000000", "probesize": "1000000"}
+# Little is probed, and what was read meanwhile is used (fflags=nobuffer would throw away the first key frame).
+NETWORK_OPTIONS = {"flags": "low_delay", "analyzeduration": "1000000", "probesize": "1000000"}
 SCHEME_OPTIONS = {
     "udp": {"overrun_nonfatal": "1", "fifo_size": "50000"},
     "rtsp": {"rtsp_transport": "tcp"},
@@ -76,13 +77,14 @@ class AvSource:
         self._on_resize = on_resize
         self._scaler = av.video.reformatter.VideoReformatter()
         try:
-            self._container = av.open(
-                file, mode="r", format=format, options=dict(options or {}), timeout=timeout, metadata_errors="replace"
-            )
+            address = isinstance(file, str) and not file.startswith("file:")
+            named = file if address or not isinstance(file, str) else file.removeprefix("file:")
+            opened = open_address if address else open_container
+            self._container = opened(named, format=format, options=dict(options or {}), timeout=timeout)
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise InputError(
-                f"{self.name} cannot be opened ({reason(error)}); check that it is there and on."
-            ) from error
+            late = isinstance(error, av.error.ExitError)  # what FFmpeg says when our time limit stops it
+            why = "nothing came in time" if late else reason(error)
+            raise InputError(f"{self.name} cannot be opened ({why}); check that it is there and on.") from error
         try:
             streams = [s for s in self._container.streams.video if not is_cover(s)]
             if not streams:
@@ -130,6 +132,8 @@ class AvSource:
                 packet = next(packets)
             except (StopIteration, av.error.EOFError):
                 return
+            except av.error.ExitError as error:
+                raise InputError(f"{self.name} has sent nothing for a while; check the source.") from error
             except (av.error.FFmpegError, OSError) as error:
                 raise InputError(f"{self.name} stopped sending ({reason(error)}); check the source.") from error
             try:
@@ -279,18 +283,18 @@ class Reconnecting:
             if source is None:
                 return
             self._source = source
-            why = "the stream ended"
+            why = "The stream has ended."
             try:
                 for frame in source:
                     if self._stop.is_set():
                         return
                     yield frame
             except InputError as error:
-                why = str(error).rstrip(".")
+                why = str(error)
             source.close()
             self._source = None
             if not self._stop.is_set():
-                self._notes.say("lost", f"Connection to {self.facts.name} lost ({why}); connecting again.")
+                self._notes.say("lost", f"Connecting again. {why}")
 
     def _again(self) -> Source | None:
         wait, began = FIRST_WAIT, time.monotonic()

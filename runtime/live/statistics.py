@@ -173,10 +173,14 @@ class LiveStatistics:
 
 @dataclass
 class Rate:
-    """Events per second over the newest ``span`` seconds, from a snapshot every now and then."""
+    """Events per second over the newest ``span`` seconds, from a snapshot every now and then, since ``began``."""
 
+    began: float
     span: float = 3.0
     _marks: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self._marks.append((self.began, 0))
 
     def see(self, now: float, count: int) -> float:
         self._marks.append((now, count))

@@ -124,7 +124,9 @@ class LiveUpconverter:
             raise OptionError(f"The latency budget must be longer than zero, not {latency_budget} s.")
         if frame_rate is not None and frame_rate <= 0:
             raise OptionError(f"The frame rate must be positive, not {frame_rate}.")
-        if not 0 <= lowest_level <= levels <= MAX_LEVELS:
+        if not 1 <= levels <= MAX_LEVELS:
+            raise OptionError(f"The number of levels must be 1 to {MAX_LEVELS}, not {levels}.")
+        if not 0 <= lowest_level <= levels:
             raise OptionError(f"The lowest level must be 0 to {levels}, not {lowest_level}.")
         self.duty = shutter.checked(duty)
         self.budget = latency_budget
@@ -144,7 +146,7 @@ class LiveUpconverter:
         self._watch = ExposureWatch(self.notes) if check_exposure else None
         self._latencies = Latencies()
         self._began = clock()
-        self._rates = Rate(), Rate()
+        self._rates = Rate(self._began), Rate(self._began)
         self._push_lock = threading.Lock()  # the order of pushes is the order of their clock and of the queue
         self._pushed = 0
         self._failure: BaseException | None = None
@@ -159,6 +161,13 @@ class LiveUpconverter:
         self._worker.start()
 
     # In
+
+    def warm_up(self, picture: Frame | Image) -> None:
+        """Prepares the backend for pictures like this one, which may take long; to be called before the first push."""
+        frame = picture if isinstance(picture, Frame) else Frame(np.asarray(picture))
+        for time_ in range(2):
+            self._up.push(replace(frame, pts=Fraction(time_), duration=Fraction(1)))
+        self._up.flush()
 
     def push(self, picture: Frame | Image, pts: Fraction | float | None = None) -> bool:
         """Takes the next frame; returns at once (but for the policy "wait"), False if a frame had to go for it.
@@ -285,6 +294,11 @@ class LiveUpconverter:
             load=sum(loads) / len(loads) if loads else 0.0,
             duty=None if estimate is None else estimate.duty,
         )
+
+    @property
+    def waiting(self) -> int:
+        """Frames in the waiting room now."""
+        return len(self._room)
 
     @property
     def backend_name(self) -> str:

@@ -35,6 +35,7 @@ except ImportError:  # Windows: the journal is not locked there
 FORMAT = "vtsr-journal-1"
 FILE_NAME = "journal.jsonl"
 MAX_LINE = 1 << 20  # bytes
+MAX_JOURNAL = 1 << 30  # bytes; some 2 million segments
 MAX_SEGMENT = 10**9
 MAX_FRAMES = 10**6  # of one segment
 MAX_BYTES = 1 << 50
@@ -171,8 +172,10 @@ class Journal:
     @classmethod
     def begin(cls, folder: Path, job: dict[str, Value]) -> Journal:
         """A new journal in a new folder. Raises `OutputError` if it cannot be written."""
+        made = False
         try:
             folder.mkdir()
+            made = True
             file = (folder / FILE_NAME).open("xb", buffering=0)
             _lock(file, folder)
             journal = cls(folder, job, file)
@@ -180,7 +183,8 @@ class Journal:
             sync_folder(folder)
             sync_folder(folder.parent)
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            if made:  # and not by another process at the same moment
+                shutil.rmtree(folder, ignore_errors=True)
             reason = f"Nothing can be written into {folder.parent} ({error.strerror})"
             raise OutputError(f"{reason}; choose another folder.") from error
         return journal
@@ -316,7 +320,8 @@ def _lines(file: BinaryIO) -> tuple[list[dict[str, Any]], int]:
     """The JSON objects of all whole lines, and where the last of them ends."""
     found: list[dict[str, Any]] = []
     good = 0
-    data = file.read()
+    data = file.read(MAX_JOURNAL + 1)
+    expect(len(data) <= MAX_JOURNAL, "it is too long")
     while (stop := data.find(b"\n", good)) >= 0:
         text = data[good:stop]
         if len(text) > MAX_LINE:

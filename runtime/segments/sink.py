@@ -6,14 +6,29 @@ import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 from vtsr.errors import OutputError
 from vtsr.runtime.frame import Frame
-from vtsr.runtime.segments.journal import Journal, Segment
+from vtsr.runtime.segments.journal import Segment
 from vtsr.runtime.segments.ledger import Ledger
 from vtsr.runtime.segments.span import Span
-from vtsr.runtime.segments.stores import Part, Store
+from vtsr.runtime.segments.stores import Part
 from vtsr.runtime.video.writer import said_as_output_error
+
+
+class Notes(Protocol):
+    """Where finished segments are noted; see `vtsr.runtime.segments.journal.Journal`."""
+
+    folder: Path
+
+    def add(self, segment: Segment) -> None: ...
+
+
+class Parts(Protocol):
+    """Where segments are made; see `vtsr.runtime.segments.stores.Store`."""
+
+    def begin(self, number: int) -> Part: ...
 
 
 class SegmentSink:
@@ -25,21 +40,24 @@ class SegmentSink:
         What was seen of the input frames.
     cuts
         Input frames that begin a scene, as far as is known.
+    keep
+        Saves what there is, given the unfinished part, as a file of its own.
 
     A segment is closed (its encoder emptied, its file put on the disk) while the next one is being made.
     """
 
     def __init__(
         self,
-        journal: Journal,
-        store: Store,
+        journal: Notes,
+        store: Parts,
         span: Span,
         size: int,
         ledger: Ledger,
         cuts: Callable[[], Sequence[int]],
+        keep: Callable[[Part | None], Path] | None = None,
     ) -> None:
         self._journal, self._store, self._span, self._size = journal, store, span, size
-        self._ledger, self._cuts = ledger, cuts
+        self._ledger, self._cuts, self._keep = ledger, cuts, keep
         self._closer = ThreadPoolExecutor(1, "vtsr close")
         self._closing: Future[None] | None = None
         self._number: int | None = None
@@ -68,10 +86,10 @@ class SegmentSink:
             self._wait()
         self._closer.shutdown()
         part, self._part = self._part, None
-        if not keep:
+        if not keep or self._keep is None:
             return None
         with contextlib.suppress(OutputError):  # the disk is full, perhaps: why it is abandoned
-            return self._store.keep(self._journal.segments.values(), part)
+            return self._keep(part)
         return None
 
     def _turn_to(self, number: int | None) -> None:

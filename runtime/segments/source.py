@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Protocol, TypeVar
 
 from vtsr.errors import InputError
@@ -15,8 +16,12 @@ class Seekable(Protocol):
     """A reader that may be able to go on with a frame in its middle."""
 
     def __iter__(self) -> Iterator[Frame]: ...
-    def skip_to(self, index: int, pts: object) -> bool: ...
+    def skip_to(self, index: int, pts: Fraction) -> bool: ...
     def close(self) -> None: ...
+
+
+class OtherPicturesError(InputError):
+    """The input decodes to other pictures than when the job was begun."""
 
 
 Reader = TypeVar("Reader", bound=Seekable)
@@ -31,7 +36,7 @@ def open_at(
     """A reader, and its frames (through ``view``) from the one with that mark on; from the first for None.
 
     With ``quick``, the reader is positioned if it can be and the frame found is the very same; otherwise
-    everything before it is decoded. Raises `InputError` if the frame is not there or not the same any more.
+    everything before it is decoded. Raises `OtherPicturesError` if the frame is not there or not the same any more.
     """
     reader = open_reader()
     try:
@@ -47,7 +52,7 @@ def open_at(
         frames = itertools.dropwhile(lambda frame: frame.source_index < mark.index, view(iter(reader)))
         first = next(frames, None)
         if first is None or Mark.of(first) != mark:
-            raise InputError(
+            raise OtherPicturesError(
                 f"Frame {mark.index} of the input does not decode as it did before; start again with -y."
             )
         return reader, itertools.chain([first], frames)

@@ -23,7 +23,7 @@ from vtsr.runtime.tensorrt.device import Device, EngineSource
 from vtsr.runtime.tensorrt.executor import EventLease, Executor
 from vtsr.runtime.tensorrt.flow import Emitted, Frames, Place, Stored, StoredBatch
 from vtsr.runtime.tensorrt.lanes import LanedRecursion, recursion_of
-from vtsr.runtime.tensorrt.layout import ALIGNMENT, Layout, layout_of
+from vtsr.runtime.tensorrt.layout import ALIGNMENT, Layout, is_of_layout, layout_of
 from vtsr.runtime.tensorrt.pictures import PendingPlanes, lend
 from vtsr.runtime.tensorrt.schedule import Block
 from vtsr.runtime.tensorrt.session import MemoryShortage, Session
@@ -111,7 +111,7 @@ class TensorRTBackend:
         return self._session
 
     def _session_for(self, layout: Layout) -> Session:
-        if self._session is None or self._session.layout != layout:
+        if self._session is None or (self._session.layout is not layout and self._session.layout != layout):
             if self._session is not None:
                 self._session.close()
                 self._session = self._state.session = None
@@ -138,7 +138,7 @@ class TensorRTBackend:
             arrays = [plane for picture in pictures for plane in picture.planes]
             if any(not isinstance(plane, np.ndarray) for plane in arrays):
                 return self.ingest_device(pictures)
-            session = self._session_for(_common_layout(pictures))
+            session = self._session_for(self._layout_of(pictures))
             direct = len(pictures) == 1 and all(
                 plane.flags.c_contiguous and self._device.is_page_locked(plane) for plane in arrays
             )
@@ -148,6 +148,12 @@ class TensorRTBackend:
                 assert mark is not None
                 self._hold(session, mark.event, pictures)
             return taken
+
+    def _layout_of(self, pictures: Sequence[Planes]) -> Layout:
+        """The present layout itself where the pictures have it, as nearly always."""
+        if self._session is not None and all(is_of_layout(picture, self._session.layout) for picture in pictures):
+            return self._session.layout
+        return _common_layout(pictures)
 
     def frames(self, stored: Stored, lane: int) -> Frames:
         """Float frames of stored pictures, for a lane."""
@@ -174,7 +180,7 @@ class TensorRTBackend:
                 found = [device_array(given, self._device.dlpack_type, stream) for given in picture.planes]
                 followed |= {filled_by for _, filled_by in found if filled_by is not None}
                 arrays.append(Planes(tuple(array for array, _ in found), picture.format))  # type: ignore[misc]
-            session = self._session_for(_common_layout(arrays))
+            session = self._session_for(self._layout_of(arrays))
             return self._ingest_device(session, arrays, followed)
 
     def _ingest_device(

@@ -362,6 +362,8 @@ class CudaDevice:
         if self._bindings is None:
             return None
         driver = self._bindings.driver
+        # The call's first, plain run sets up what a capture does not allow; as NVIDIA's samples do, it is waited for.
+        self._bindings("cuStreamSynchronize", stream.raw)
         # Calls of other threads that a capture does not allow do not spoil this one.
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._bindings("cuStreamBeginCapture", stream.raw, mode)

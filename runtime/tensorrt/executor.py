@@ -250,12 +250,11 @@ class Executor:
             else:
                 found[label] = self._timed(partial(device.launch, call.graph, stream), stream, times)
             pictures = max(pictures, batch if role == "emit" else 0)
-        for label, batch, copy in (("upload", 1, device.upload), ("download", pictures, device.download)):
-            nbytes = self._layout.nbytes(batch)
-            memory, host = self._allocate(nbytes), device.page_locked(nbytes)
-            stream = self.stream(label)
-            ends = (memory.address, host.array) if label == "upload" else (host.array, memory.address)
-            found[label] = self._timed(partial(copy, *ends, stream), stream, times)
+        for label, nbytes in (("upload", self._layout.nbytes(1)), ("download", self._layout.nbytes(pictures))):
+            memory, host, stream = self._allocate(nbytes), device.page_locked(nbytes), self.stream(label)
+            upload = partial(device.upload, memory.address, host.array, stream)
+            download = partial(device.download, host.array, memory.address, stream)
+            found[label] = self._timed(upload if label == "upload" else download, stream, times)
         return found
 
     def _timed(self, work: Callable[[], None], stream: Any, times: int) -> float:

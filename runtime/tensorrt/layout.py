@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,9 +34,9 @@ class Plane:
     dtype: np.dtype[Any]
     offset: int
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def graph_shape(self) -> tuple[int, ...]:
@@ -68,8 +69,17 @@ class Layout:
     def sampling(self) -> str:
         return PAIRED if self.paired else self.format.sampling
 
+    @cached_property
+    def _planes(self) -> dict[int, tuple[Plane, ...]]:
+        return {}  # every push asks for them several times
+
     def planes(self, batch: int) -> tuple[Plane, ...]:
         """The planes of ``batch`` pictures."""
+        if batch not in self._planes:
+            self._planes[batch] = self._planes_of(batch)
+        return self._planes[batch]
+
+    def _planes_of(self, batch: int) -> tuple[Plane, ...]:
         sampling = self.format.sampling
         dtype = np.dtype(self.format.dtype)
         picture = (batch, self.height, self.width)
@@ -130,6 +140,16 @@ def layout_of(picture: Planes) -> Layout:
         layout = replace(layout, paired=True)
     check_planes(layout, picture.planes)
     return layout
+
+
+def is_of_layout(picture: Planes, layout: Layout) -> bool:
+    """Whether a picture has a layout, looked at in no time."""
+    planes, wanted = picture.planes, layout.planes(1)
+    return (
+        (picture.format is layout.format or picture.format == layout.format)
+        and len(planes) == len(wanted)
+        and all(p.shape == w.shape[1:] and p.dtype == w.dtype for p, w in zip(planes, wanted, strict=True))
+    )
 
 
 def check_planes(layout: Layout, planes: Sequence[Any]) -> None:

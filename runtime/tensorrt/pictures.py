@@ -41,6 +41,10 @@ class PendingPlanes(Planes):
         self._wait()  # type: ignore[attr-defined]
         return self._planes  # type: ignore[attr-defined]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process gets planes that are there."""
+        return Planes, (self.planes, self.format)
+
     @property
     def height(self) -> int:
         return self._size[0]  # type: ignore[attr-defined]

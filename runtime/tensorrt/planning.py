@@ -111,6 +111,8 @@ def memory_needed(
     layout: Layout, batches: Mapping[str, Sequence[int]], frame_bytes: int, settings: Settings, levels: int
 ) -> int:
     """Device memory of the blocks of a stream, bytes; engines' scratch memory comes on top."""
-    scene = 2 * settings.slots + 2 + settings.ahead  # every ring has gone round, and ended in another place
-    _, flow = plan_stream(layout, batches, frame_bytes, settings, levels=levels, scenes=(scene, scene - 1))
+    pushes = 2 * settings.slots + 2 + settings.ahead  # every ring has gone round, and ended in another place
+    chunk = settings.chunk
+    scenes = (pushes * chunk, *((pushes - 1) * chunk - rest for rest in range(chunk)))  # all sizes of a last chunk
+    _, flow = plan_stream(layout, batches, frame_bytes, settings, levels=levels, scenes=scenes, chunk=chunk)
     return sum(block.nbytes for block in flow.blocks if not block.on_host)

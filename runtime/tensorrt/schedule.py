@@ -14,7 +14,7 @@ ever wait for ones that were issued before, so there is no deadlock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,10 +77,15 @@ class Scheduler:
             _merge(clock, self._clocks[HOST])  # what the host has waited for is over before it issues this
         before = [block.last_write for block in (*reads, *writes)]
         before += [mark for block in writes for mark in block.reads.values()]
+        # What is known to be over is in the clock: also all of this stream before.
+        pending: Collection[Mark] = {
+            m for m in before if m is not None and m.stream != HOST and clock.get(m.stream, -1) < m.number
+        }
         waits = []
         # The newest first: waiting for it may make waiting for others needless.
-        pending = {mark for mark in before if mark is not None and mark.stream not in (stream, HOST)}
-        for mark in sorted(pending, key=lambda m: (-sum(m.clock.values()), m.stream)):
+        if len(pending) > 1:
+            pending = sorted(pending, key=lambda m: (-sum(m.clock.values()), m.stream))
+        for mark in pending:
             if clock.get(mark.stream, -1) < mark.number:
                 waits.append(mark)
                 _merge(clock, mark.clock)

@@ -19,6 +19,7 @@ from vtsr.runtime.tensorrt.settings import Settings
 
 ROLES = ("ingest", "step", "finish", "emit")
 FRAME_TENSORS = {"ingest": ("rgb",), "step": ("u", "a_u", "v", "halves", "next_a"), "emit": ("rgb",)}
+CARRY_TYPE = np.dtype(np.float32)  # what `Executor.fill` writes
 MEBIBYTE = 1 << 20
 
 
@@ -57,6 +58,8 @@ class Session:
         for role, names in FRAME_TENSORS.items():
             tensors = device.engine_tensors(self.executor.engine(role, min(batches[role])))
             types.update({f"{name} of {role}": tensors[name] for name in names if name in tensors})
+            if tensors.get("carry", CARRY_TYPE) != CARRY_TYPE:
+                raise ModelError(f"The step takes carry as {tensors['carry']}, not as float32; export the model again.")
         if len(set(types.values())) != 1:
             found = ", ".join(f"{name} {dtype}" for name, dtype in types.items())
             raise ModelError(f"The engines disagree on the type of frames ({found}); export the model again.")
@@ -69,10 +72,11 @@ class Session:
             return
         levels = settings.levels
         last = f"level {levels}"
-        uses = [("ingest", min(batches["ingest"]), "level 1"), ("emit", max(batches["emit"]), last)]
+        uses = [("ingest", max(batches["ingest"]), "level 1"), ("emit", max(batches["emit"]), last)]
         for level in range(1, levels + 1):
             # The largest batch a level runs: its pairs, or what there is an engine for.
-            batch = max((n for n in batches["step"] if n <= 1 << (level - 1)), default=min(batches["step"]))
+            pairs = settings.chunk << (level - 1)
+            batch = max((n for n in batches["step"] if n <= pairs), default=min(batches["step"]))
             uses += [("step", batch, f"level {level}"), ("finish", min(batches["finish"]), f"level {level}")]
         if not settings.overlap:
             uses = [(role, batch, SINGLE) for role, batch, _ in uses]
@@ -81,10 +85,11 @@ class Session:
         needed = memory_needed(self.layout, batches, frame_bytes, settings, levels) + scratch
         free, total = device.memory_info()
         if needed > free:
+            counts = f"{levels} levels, {settings.slots} slots, {settings.lanes} lanes and chunks of {settings.chunk}"
             raise MemoryShortage(
-                f"{self.layout.name} with {levels} levels, {settings.slots} slots and {settings.lanes} lanes needs "
-                f"{needed // MEBIBYTE + 1} MiB of GPU memory, but only {free // MEBIBYTE} of {total // MEBIBYTE} MiB "
-                "are free; use fewer levels, slots or lanes, or end other programs on this GPU."
+                f"{self.layout.name} with {counts} needs {needed // MEBIBYTE + 1} MiB of GPU memory, but only "
+                f"{free // MEBIBYTE} of {total // MEBIBYTE} MiB are free; use fewer levels, slots, lanes or frames per "
+                "push, or end other programs on this GPU."
             )
         self.executor.allocate_scratch()
 

@@ -12,6 +12,7 @@ WAITS = ("spin", "block")
 MAX_SLOTS = 8
 MAX_LANES = 8
 STINTS = (2, 256)  # pushes, shortest and longest
+MAX_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Settings:
         for GPUs that a single call does not fill. Several need the throughput mode. See `vtsr.runtime.tensorrt.lanes`.
     stint
         Pushes that a lane takes in a row. Every change of lanes costs a few calls that are made twice.
-    levels
-        Recursion levels, for the check of the memory and the priorities of streams; None if not known.
+    levels, chunk
+        Recursion levels and frames per push, for the check of the memory beforehand; levels None if not known.
     device
         Index of the GPU.
     host_outputs
@@ -47,6 +48,7 @@ class Settings:
     lanes: int = 1
     stint: int = 16
     levels: int | None = None
+    chunk: int = 1
     device: int = 0
     host_outputs: int = 8
     graphs: bool = True
@@ -70,6 +72,8 @@ class Settings:
             raise OptionError("Several lanes need the throughput mode with overlap; use one lane for latency.")
         if self.levels is not None and not 1 <= self.levels <= MAX_LEVELS:
             raise OptionError(f"The number of levels must be 1 to {MAX_LEVELS}, not {self.levels}.")
+        if not 1 <= self.chunk <= MAX_CHUNK:
+            raise OptionError(f"The number of frames per push must be 1 to {MAX_CHUNK}, not {self.chunk}.")
         if self.device < 0:
             raise OptionError(f"The index of the GPU must not be negative, but it is {self.device}.")
         if self.host_outputs < 0:

@@ -39,11 +39,14 @@ def open_container(
     *,
     format: str | None = None,
     options: dict[str, str] | None = None,
+    timeout: tuple[float, float] | None = None,
 ) -> Any:
     """An FFmpeg container of a local file or a binary file object, opened for reading.
 
     format, options
         FFmpeg's demuxer and its options, for input that does not describe itself.
+    timeout
+        Seconds until opening and until reading a packet is given up.
 
     Raises `InputError` for playlists, and FFmpeg's errors for whatever cannot be read.
     """
@@ -54,15 +57,42 @@ def open_container(
         "format_whitelist": _self_contained_formats(),
         "protocol_whitelist": ",".join(FILE_PROTOCOLS if local else NO_PROTOCOLS),
     }
-    tags = {} if _KEEPS_ALL_TAGS else {"metadata_errors": "replace"}
     try:
-        return av.open(target, mode="r", format=format, options=options, container_options=limits, **tags)
+        return _open(target, format, options, timeout, limits)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if isinstance(file, str | Path) and _refers_to_others(Path(file)):
             raise InputError(
                 f"{file} is a playlist, which names other files, and those are not opened; give the video itself."
             ) from error
         raise
+
+
+def open_address(
+    address: str,
+    *,
+    format: str | None = None,
+    options: dict[str, str] | None = None,
+    timeout: tuple[float, float] | None = None,
+) -> Any:
+    """An FFmpeg container of a network address or device that the user has named, opened for reading.
+
+    What an address may lead to is up to FFmpeg's own rules: a playlist from the network cannot name local files.
+    Raises FFmpeg's errors for whatever cannot be read.
+    """
+    return _open(address, format, options, timeout, {})
+
+
+def _open(
+    target: str | BinaryIO,
+    format: str | None,
+    options: dict[str, str] | None,
+    timeout: tuple[float, float] | None,
+    limits: dict[str, str],
+) -> Any:
+    tags = {} if _KEEPS_ALL_TAGS else {"metadata_errors": "replace"}
+    return av.open(
+        target, mode="r", format=format, options=options, container_options=limits, timeout=timeout, **tags
+    )
 
 
 @functools.cache

@@ -41,7 +41,7 @@ def means_images(name: str) -> bool:
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:
     """Sorts frame2 before frame10."""
-    return [(0, int(part)) if part.isdigit() else (1, part.lower()) for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in re.split(r"(\d+)", name) if part]
 
 
 def list_images(path: Path) -> list[Path]:
@@ -141,6 +141,10 @@ class ImageReader:
         self._files = [(number, file) for number, file in self._files if number / self._rate >= pts]
         self.frames_read = index
         return bool(self._files) and self._files[0][0] / self._rate == pts
+
+    def frame_times(self) -> list[Fraction]:
+        """When each image begins, in seconds, if all can be decoded."""
+        return [number / self._rate for number, _ in self._files]
 
     @property
     def is_clean(self) -> bool:

@@ -25,6 +25,7 @@ STALE_PREFIXES = ("duration", "bps", "number_of_frames", "number_of_bytes", "_st
 # Containers in which audio that only fills the decoder is marked as such; FFmpeg writes Matroska's mark since 9.
 KEEP_DECODER_DELAY = {"mp4", "mov"} | ({"matroska"} if av.library_versions["libavformat"] >= (63,) else set())
 
+SHOWN_LETTERS = 60  # of a name, in messages
 CHAPTER_TICK = Fraction(1, 10**9)  # seconds, Matroska's; for chapters whose times are moved
 
 # Tags that an MP4 or MOV file holds in its classic boxes; others need FFmpeg's "use_metadata_tags".
@@ -105,7 +106,7 @@ class Passthrough:
         self._sources = sorted([*self._copies, *self._stretches])
 
     def _add_copy(self, output: Any, stream: Any, kind: str) -> None:
-        label = f"The {kind} stream #{stream.index} ({getattr(stream, 'name', None) or 'unknown codec'})"
+        label = f"The {kind} stream #{stream.index} ({_shown(getattr(stream, 'name', None)) or 'unknown codec'})"
         if kind == "data" and self._is_bookkeeping(stream):
             return
         if is_cover(stream) and output.format.name == "matroska":
@@ -254,6 +255,11 @@ class Passthrough:
 def _time(packet: Any) -> Fraction | None:
     ticks = packet.dts if packet.dts is not None else packet.pts
     return None if ticks is None else ticks * packet.time_base
+
+
+def _shown(name: str | None) -> str:
+    """A name out of the file, such as an attachment's, without what would move the cursor of a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name or "")[:SHOWN_LETTERS]
 
 
 def _can_hold(format: str, stream: Any) -> bool:

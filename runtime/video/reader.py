@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 from collections.abc import Generator, Iterator
@@ -260,6 +261,29 @@ class VideoReader:
         self.frames_read = before + index + 1
         return True
 
+    def frame_times(self) -> list[Fraction] | None:
+        """When each frame begins, in seconds, from the times of the packets; nothing is decoded.
+
+        None where they do not say: packets without times or with the same, marked damage, or a pipe.
+        """
+        if self._reopen is None:
+            return None
+        times = []
+        try:
+            with self._reopen() as container:
+                stream = container.streams[self._stream.index]
+                for packet in container.demux(stream):
+                    if packet.size == 0 or packet.is_discard:
+                        continue
+                    if packet.pts is None or packet.is_corrupt:
+                        return None
+                    times.append(packet.pts * packet.time_base)
+        except (av.error.FFmpegError, OSError):
+            return None
+        begin, end = self._begin, self.timeline.end
+        times = [time for time in sorted(times) if (begin is None or time >= begin) and (end is None or time < end)]
+        return times if len(set(times)) == len(times) else None
+
     @property
     def is_clean(self) -> bool:
         """Whether nothing was damaged or missing so far."""
@@ -446,6 +470,8 @@ def _name(container: Any) -> str:
 
 
 def _reason(error: BaseException) -> str:
+    if getattr(error, "errno", None) == errno.EBUSY:  # what FFmpeg makes of a y4m header with an impossible size
+        return "its header makes no sense"
     return str(getattr(error, "strerror", None) or error).rstrip(".")
 
 

@@ -65,6 +65,9 @@ class RenderedReader:
         """False: the frames before have to be made anyway."""
         return False
 
+    def frame_times(self) -> None:
+        """None: frames are made one after the other, in one place."""
+
     def __iter__(self) -> Iterator[Frame]:
         yield replace(self._first, source_index=0)
         for index, frame in enumerate(self._frames, 1):

@@ -53,11 +53,15 @@ def estimate(frames: int, width: int, height: int, codec: str, pix_fmt: str) -> 
     return Need(int(pixels * CODED_BITS.get(codec, UNKNOWN_CODED_BITS) / 8))
 
 
-def check_room(folder: Path, output: str, need: Need, free: int | None = None) -> str | None:
+def check_room(
+    folder: Path, output: str, need: Need, free: int | None = None, anyway: bool = False
+) -> str | None:
     """A warning if ``need`` may not fit into ``folder``, or None.
 
     free
         Bytes that are free there; asked of the system by default.
+    anyway
+        Whether to try nonetheless where it cannot fit: a damaged file may say it is longer than it is.
 
     Raises `OutputError` if it cannot fit.
     """
@@ -69,8 +73,8 @@ def check_room(folder: Path, output: str, need: Need, free: int | None = None) -
     if free >= need.size:
         return None
     facts = f"{output} needs {'' if need.exact else 'about '}{_size(need.size)}, and {_size(free)} are free"
-    if need.exact or free < need.size * HOPELESS:
-        raise OutputError(f"{facts}; free some space or choose another place.")
+    if not anyway and (need.exact or free < need.size * HOPELESS):
+        raise OutputError(f"{facts}; free some space, choose another place, or try nonetheless with -y.")
     return f"{facts}; if the disk gets full, free some space and go on with --resume."
 
 

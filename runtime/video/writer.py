@@ -170,9 +170,7 @@ class FrameEncoder:
 
     def _coded(self, packets: Iterable[Any]) -> list[CodedPicture]:
         return [
-            CodedPicture(
-                p.pts, p.dts, self._durations.pop(p.pts, None) or p.duration or 0, p.is_keyframe, bytes(p)
-            )
+            CodedPicture(p.pts, p.dts, self._durations.pop(p.pts, p.duration or 0), p.is_keyframe, bytes(p))
             for p in packets
         ]
 
