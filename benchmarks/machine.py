@@ -7,12 +7,14 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import vtsr
 from vtsr.runtime.cpu import CPUINFO, has_integer_dot_products
 
+STAT = Path("/proc/stat")
 PACKAGES = ("onnxruntime", "numpy", "opencv-python-headless", "av", "torch", "onnx", "pytest-benchmark")
 VECTORS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "asimddp", "i8mm")
 CPU_FAMILIES = {("AuthenticAMD", "25"): "Zen 3 or 4", ("AuthenticAMD", "26"): "Zen 5"}  # where the name hides it
@@ -31,8 +33,28 @@ def machine_facts() -> dict[str, Any]:
         "integer_dot_products": has_integer_dot_products(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "busy_before": busy_share(),
     }
+
+
+def busy_share(seconds: float = 1.0) -> float | None:
+    """How much of all cores other programs use, 0 to 1, watched for some time; None where it cannot be told.
+
+    Not the load average, which remembers what ended a minute ago.
+    """
+
+    def spent() -> tuple[int, int]:
+        ticks = [int(word) for word in STAT.read_text(encoding="ascii").splitlines()[0].split()[1:9]]
+        return sum(ticks), ticks[3] + ticks[4]  # all, and those of idling and waiting for disks
+
+    try:
+        before = spent()
+        time.sleep(seconds)
+        after = spent()
+    except (OSError, ValueError, IndexError):  # not Linux
+        return None
+    whole = after[0] - before[0]
+    return round(1 - (after[1] - before[1]) / whole, 3) if whole else None
 
 
 def versions() -> dict[str, str]:

@@ -13,4 +13,4 @@ mkdir -p benchmarks/results
 # Every contestant is told how many threads it may use; this would limit some of them and not others.
 unset OMP_NUM_THREADS
 "$python" -m vtsr.benchmarks.cli --cpu --json benchmarks/results/cpu.json "$@"
-"$python" -m vtsr.benchmarks.report
+"$python" -m vtsr.benchmarks.report --root .

@@ -129,6 +129,7 @@ def run_batch(
     """
     items = find_items(Path(args.input), Path(args.output))
     done: list[Done] = []
+    new = _new_folders(items, Path(args.output))
 
     def run(number: int, item: Item) -> None:
         if not args.quiet:
@@ -146,11 +147,22 @@ def run_batch(
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
     finally:
+        for folder in new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # those that nothing came into
         done.sort(key=lambda entry: entry.item.name)
         for line in table(done, len(items), args.quiet):
             say(line)
     failed = any(entry.result == "failed" for entry in done)
     return SOME_FAILED if failed else 0, {"files": [_entry(d) for d in done]}
+
+
+def _new_folders(items: list[Item], output: Path) -> list[Path]:
+    """Folders that are not there yet, the deepest first."""
+    wanted = {output}
+    for item in items:
+        wanted.update(folder for folder in item.output.parents if output in folder.parents)
+    return sorted((folder for folder in wanted if not folder.exists()), key=lambda folder: -len(folder.parts))
 
 
 def _run_item(
@@ -168,12 +180,6 @@ def _run_item(
         return Done(item, "failed", f"{error.strerror or error}.")
     except Exception as error:  # noqa: BLE001  # whatever is wrong with one file, the others are to be done
         return Done(item, "failed", f"Unexpected {type(error).__name__}: {error}")
-    finally:
-        for folder in (item.output.parent, *item.output.parent.parents):
-            if folder == Path(args.output).parent:
-                break
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # only if nothing came of it
     return Done(item, "complete" if outcome.skipped else "done", outcome=outcome)
 
 

@@ -225,6 +225,23 @@ def test_matrix_products_and_copies_do_what_is_counted() -> None:
     assert moved == 2 * 2 * peak.COPIED
 
 
+def test_other_programs_use_the_share_of_ticks_that_are_not_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vtsr.benchmarks import machine
+
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(machine, "STAT", stat)
+    assert machine.busy_share(0) is None  # no such file
+    stat.write_text("cpu 100 0 50 800 50 0 0 0 0 0\ncpu0 1 2 3\n")
+
+    def later(seconds: float) -> None:
+        stat.write_text("cpu 140 0 60 930 70 0 0 0 0 0\ncpu0 1 2 3\n")  # 50 of 200 ticks were work
+
+    monkeypatch.setattr(machine.time, "sleep", later)
+    assert machine.busy_share(1) == 0.25
+
+
 def test_the_machine_names_its_cores_and_revision() -> None:
     from vtsr.benchmarks.machine import machine_facts, revision, versions
 

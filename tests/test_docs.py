@@ -84,6 +84,12 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert anchor in _anchors(found), f"{document.name} links to {target}"
 
 
+@each_document
+def test_nothing_is_left_to_be_filled_in(document: Path) -> None:
+    left = re.findall(r"^[A-Z]{3,}$|\b(?:TODO|FIXME|TBD|XXX)\b", document.read_text(encoding="utf-8"), re.M)
+    assert not left, f"{document.name} still says {left}"
+
+
 def test_the_index_lists_every_document() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     missing = [path.name for path in DOCUMENTS if path.parent.name == "docs" and f"({path.name})" not in index]

@@ -96,16 +96,16 @@ def test_y4m_comes_in_and_goes_out_through_pipes() -> None:
     assert numbers_of(io.BytesIO(done.stdout), format="yuv4mpegpipe") == [n for n in range(10) for _ in range(2)]
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="needs POSIX signals")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_an_interrupted_recording_is_complete(name: str, tmp_path: Path) -> None:
-    clip, out = write(tmp_path / "in.mkv", 3000), tmp_path / "out.mkv"
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_an_interrupted_recording_is_complete(tmp_path: Path) -> None:
+    clip, out = write(tmp_path / "in.mkv", 600), tmp_path / "out.mkv"
     command = [sys.executable, "-c", PROGRAM, str(clip), str(out), "--levels", "1", "--threads", "1", "--stats", "0.2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    for _ in range(4):
-        process.stderr.readline()
-    process.send_signal(getattr(signal, name))
+    for line in process.stderr:  # until something has come out
+        if "fps" in line and "-> 0.0 fps" not in line:
+            break
+    process.send_signal(signal.SIGTERM)
     said = process.stderr.read()
     assert process.wait(60) == 130
     assert "interrupted" in said

@@ -154,3 +154,12 @@ def test_the_delay_stays_within_its_bound() -> None:
         playout.due(n * T, n / 30 + one)
     assert playout.delay is not None
     assert playout.delay <= 0.25 + 1e-9
+
+
+def test_a_backlog_at_the_beginning_is_forgotten_soon() -> None:
+    # A connection begins with two seconds' frames at once, and then brings them as they come.
+    late = [max(0.05, 2.05 - n / 30) for n in range(300)]
+    moments = shown(late, most=3.0)
+    delays = [m - n / 30 for n, m in enumerate(moments)]
+    assert delays[0] == pytest.approx(2.05)
+    assert max(delays[150:]) < 0.06

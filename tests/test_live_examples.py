@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import runpy
 import struct
 import subprocess
 import sys
@@ -36,6 +37,12 @@ def test_the_minimal_loop_is_minimal_and_shows_every_picture_it_kept() -> None:
     times = [float(line.split()[0]) for line in done.stdout.splitlines() if " s: part " in line]
     assert times == sorted(times)
     assert len(times) >= 10
+
+
+def test_the_drawn_latency_budget_is_current() -> None:
+    docs = EXAMPLES.parent / "docs"
+    drawn = runpy.run_path(str(docs / "tools" / "latency.py"))["budget"]()
+    assert (docs / "images" / "latency.svg").read_text(encoding="utf-8") == drawn, "run python docs/tools/latency.py"
 
 
 def clip(path: Path, count: int = 20) -> Path:

@@ -18,7 +18,7 @@ from vtsr.runtime.live.exposure import ExposureCheck
 from vtsr.runtime.live.gaps import must_restart, way
 from vtsr.runtime.live.notes import Notes
 
-FRAMES = 4
+FRAMES = 3
 
 
 def seen(frames: list[Any]) -> ExposureCheck:
@@ -45,7 +45,7 @@ def coded(frames: list[Any], crf: int) -> list[Any]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-@pytest.mark.parametrize("speed", [(9, 5), (6, -3), (0, 12)])
+@pytest.mark.parametrize("speed", [(9, 5), (0, 12)])
 @pytest.mark.parametrize("duty", [1.0, 0.5, 0.25])
 def test_the_share_of_the_frame_time_is_found_on_rendered_exposures(speed: tuple[int, int], duty: float) -> None:
     estimate = seen(exposures(FRAMES, speed, duty)).estimate

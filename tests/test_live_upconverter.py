@@ -352,6 +352,7 @@ def test_a_short_exposure_is_divided_and_nothing_is_made_up_for_the_rest(samplin
     def picture(image: Any) -> Any:
         if sampling == "rgb":
             return Planes((image,), PixelFormat())
+        image = image // 4 + 96  # within the range of colours: what is clipped does not average to anything
         planes = [np.ascontiguousarray(image[:: 48 // h, :: 64 // w, i]) for i, (h, w) in enumerate(shapes)]
         return Planes(tuple(planes), PixelFormat("yuv420"))
 

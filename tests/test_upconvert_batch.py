@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ import cv2
 import pytest
 from media import Command, Repeat, picture, read_planes, write_clip
 
-from vtsr.runtime.batch import SHOWN, Done, Item, find_items, is_batch, table
+from vtsr.errors import InputError
+from vtsr.runtime.batch import SHOWN, Done, Item, find_items, is_batch, run_batch, table
+from vtsr.runtime.conversion import Outcome
 from vtsr.runtime.frame import Frame
+from vtsr.runtime.upconvert import parser
 
 
 @pytest.fixture
@@ -186,3 +191,23 @@ def test_of_very_many_files_only_failures_are_listed() -> None:
     done = [Done(item, "failed" if n == 7 else "done", "Torn." if n == 7 else "") for n, item in enumerate(items)]
     lines = list(table(done, len(done), quiet=False))
     assert lines == ["  failed    7.mp4  Torn.", f"{SHOWN + 1} files: {SHOWN} done, 1 failed"]
+
+
+def test_files_at_the_same_time_do_not_take_folders_from_each_other(
+    tree: Path, tmp_path: Path
+) -> None:
+    failed = threading.Event()
+
+    def convert(args: argparse.Namespace) -> Outcome:
+        if "broken" in args.input:
+            failed.set()
+            raise InputError("Torn.")
+        assert failed.wait(10)  # its folder is also that of the others
+        Path(args.output).write_text("a video")
+        return Outcome()
+
+    args = parser().parse_args([str(tree), str(tmp_path / "out"), "-q"])
+    code, report = run_batch(args, convert, at_once=3)
+    assert code == 1
+    assert [entry["result"] for entry in report["files"]] == ["done", "failed", "done"]
+    assert files(tmp_path / "out") == ["a.mp4", "deep/er/b.avi.mkv"]

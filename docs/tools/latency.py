@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import sys
+import runpy
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from diagrams import BLUES, FAINT, IMAGES, LAW, box, line, picture, text
+_DRAWING = runpy.run_path(str(Path(__file__).with_name("diagrams.py")))
+box, line, picture, text = (_DRAWING[name] for name in ("box", "line", "picture", "text"))
+BLUES, FAINT, IMAGES, LAW = (_DRAWING[name] for name in ("BLUES", "FAINT", "IMAGES", "LAW"))
 
 LEFT, SCALE = 120, 5.2  # pixels: of time zero, and per millisecond
 FRAME = 1000 / 30  # milliseconds, at 30 frames per second

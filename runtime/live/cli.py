@@ -117,8 +117,9 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     code = run_cli(parser(), run, argv)
-    if argv is None and _source_is_blocked():
-        # Its thread sits in a read inside FFmpeg that nothing ends; the interpreter must not be torn down around it.
+    if argv is None and any(thread.name.startswith("vtsr ") for thread in threading.enumerate()):
+        # A thread sits in native code, perhaps in a read that nothing ends: the interpreter must not be torn down
+        # around it.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):
                 stream.flush()

@@ -17,7 +17,7 @@ from vtsr.runtime.live.statistics import Counter
 from vtsr.runtime.live.upconverter import LiveUpconverter
 
 SOURCE_THREAD = "vtsr source"
-POLL_SECONDS = 0.1  # how long a wait lasts before signals and other threads are looked at
+POLL_SECONDS = 0.05  # how long a wait lasts before signals and other threads are looked at
 LEAVE_SECONDS = 1.0  # a source that is blocked in a read is left behind after that
 MOST_DUE = 512  # finished frames that may wait to be shown
 LATEST = 4  # frame times by which a frame may be late and is still shown
@@ -113,7 +113,8 @@ class Pipeline:
         self._source, self._live, self._presenter, self._sink = source, live, presenter, sink
         self._stop = stop
         self._failure: BaseException | None = None
-        self._sink_failed = False
+        # What `run` waits for, asleep: up to Python 3.12, a `join` that a signal interrupts takes the thread for ended.
+        self._was_read = self._shown = False
 
     def run(
         self,
@@ -135,8 +136,8 @@ class Pipeline:
             shower.start()
             reader.start()
             following = began + interval
-            while shower.is_alive() and not self._stop.is_set():
-                shower.join(POLL_SECONDS)
+            while not self._shown and not self._stop.is_set():
+                time.sleep(POLL_SECONDS)
                 now = time.monotonic()
                 if seconds is not None and now - began >= seconds:
                     break
@@ -147,9 +148,11 @@ class Pipeline:
             interrupted = True
         self._stop.set()
         self._live.finish()
-        while shower.is_alive():  # a second Ctrl-C ends this
-            shower.join(POLL_SECONDS)
-        reader.join(LEAVE_SECONDS)
+        while not self._shown:  # a second Ctrl-C ends this
+            time.sleep(POLL_SECONDS)
+        leave = time.monotonic() + LEAVE_SECONDS
+        while not self._was_read and time.monotonic() < leave:
+            time.sleep(POLL_SECONDS)
         if self._failure is not None:
             raise self._failure
         if interrupted:
@@ -170,8 +173,15 @@ class Pipeline:
             self._fail(error)
         finally:
             self._live.finish()
+            self._was_read = True
 
     def _show(self) -> None:
+        try:
+            self._show_all()
+        finally:
+            self._shown = True
+
+    def _show_all(self) -> None:
         try:
             for frame in self._live:
                 self._presenter.show(frame)
