@@ -70,7 +70,8 @@ def run_variant(out: Path, variant: Variant, scenes: Path, steps: int) -> dict[s
     if not facts.is_file():
         config = TrainConfig.load(None, {
             "preset": variant.preset, "scheme": variant.scheme, "scenes": str(scenes), "steps": steps, "crop": 64,
-            "batch": 8, "warmup": 60, "ema": 0.99, "learning_rate": 1e-3, "loss_l2": 20, "validate_every": steps, "checkpoint_every": steps,
+            "batch": 8, "warmup": 60, "ema": 0.99, "learning_rate": 1e-3, "loss_l2": 20,
+            "validate_every": steps, "checkpoint_every": steps,
         })  # fmt: skip
         began = time.perf_counter()
         with process_group() as process:

@@ -120,7 +120,8 @@ class TrainConfig:
             ("batch epochs_or_steps frames scene_size scene_subframes interpolate", 1),
             ("validate_every checkpoint_every", 1),
             ("warmup milestone_every milestone_epochs frozen_backbone_steps frozen_backbone_epochs", 0),
-            ("loss_l1 loss_l2 loss_sharpness loss_perceptual loss_temporal lambda_r noise weight_decay gradient_clip", 0),
+            ("loss_l1 loss_l2 loss_sharpness loss_perceptual loss_temporal", 0),
+            ("lambda_r noise weight_decay gradient_clip", 0),
             ("seed epochs scene_count clip_scenes video_scenes held_out learning_rate milestone_factor", 0),
         ):
             for name in names.split():
