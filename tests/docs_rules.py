@@ -48,6 +48,7 @@ NOT_RUN = [
     NotRun(r"^(pip|python3 -m venv|source)\b", "would change the environment the tests run in"),
     NotRun(r"^(ruff|pytest|pre-commit|tests/check_types\.sh)", "is a check of its own"),
     NotRun(r"^docker\b", "needs a container engine"),
+    NotRun(r"^python benchmarks/ablations\.py", "trains nine networks"),
     NotRun(r"\b(ff(mpeg|play|probe)|v4l2-ctl)\b", "needs programs that a test machine does not have"),
     NotRun(r"^(GRAPHS_ONLY=1 )?benchmarks/\S+\.sh", GPU),
     NotRun(r"^vtsr-export --build|--backend tensorrt", GPU),
