@@ -131,6 +131,7 @@ class PyramidNetwork(nn.Module):
             for module in part.modules():
                 if isinstance(module, nn.Conv2d) and module.weight.any() and module.out_channels > RGB:
                     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                    assert module.bias is not None
                     nn.init.zeros_(module.bias)
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
