@@ -17,6 +17,7 @@ import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -81,7 +82,7 @@ def run_variant(out: Path, variant: Variant, scenes: Path, steps: int) -> dict[s
     return dict(json.loads(facts.read_text()))
 
 
-def table(result: dict) -> str:  # type: ignore[type-arg]
+def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     lines = ["| | MMAC/px | PSNR, dB: f | f2 | f3 |", "| --- | --- | --- | --- | --- |"]
     lines += [f"| {name} | | {' | '.join(f'{x:.2f}' for x in psnr)} |" for name, psnr in result["baselines"].items()]
@@ -120,7 +121,8 @@ def main() -> None:
     judged = evaluate(clips, [*baselines, *checkpoints.values()], WINDOW, levels=3, metrics=("psnr",))
 
     def psnr(name: str) -> list[float]:
-        return [round(float(judged.mean(name, factor).psnr), 3) for factor in FACTORS]
+        means = [judged.mean(name, factor) for factor in FACTORS]
+        return [round(float(mean.psnr), 3) for mean in means if mean is not None]
 
     rows = [
         {**asdict(v), **facts[v.run], "psnr": psnr(checkpoints[v.run, v.law].name)} for v in VARIANTS
