@@ -163,16 +163,19 @@ class Job:
     def run(self) -> Result:
         """Raises the first error of any stage, and `KeyboardInterrupt`; ``kept`` then names the partial file."""
         began = time.perf_counter()
+        stages = (("decode", self._decode), ("network", self._infer), ("encode", self._encode))
+        # Events, since up to Python 3.12 a join() that a signal interrupts takes the thread for ended.
+        ends = [threading.Event() for _ in stages]
         threads = [
-            threading.Thread(target=self._guarded, args=(stage,), name=f"vtsr {name}", daemon=True)
-            for name, stage in (("decode", self._decode), ("network", self._infer), ("encode", self._encode))
+            threading.Thread(target=self._guarded, args=(stage, end), name=f"vtsr {name}", daemon=True)
+            for (name, stage), end in zip(stages, ends, strict=True)
         ]
         try:
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(POLL_SECONDS)
+            for end in ends:
+                while not end.wait(POLL_SECONDS):
+                    pass
             if self._failures:
                 raise self._failures[0]
             mark = time.perf_counter()
@@ -180,16 +183,16 @@ class Job:
             self._timing.encode += time.perf_counter() - mark
         except BaseException:
             self._abort()
-            for thread in threads:
+            for thread, end in zip(threads, ends, strict=True):
                 if thread.ident is not None:
-                    thread.join()
+                    end.wait()
             self.kept = self._sink.abandon(self._keep_partial)
             raise
         self._timing.total = time.perf_counter() - began
         self._timing.network_stages = dict(self._processor.stage_seconds)
         return Result(self._frames_in, self._frames_out, self._timing)
 
-    def _guarded(self, stage: Callable[[], None]) -> None:
+    def _guarded(self, stage: Callable[[], None], end: threading.Event) -> None:
         try:
             stage()
         except Stopped:
@@ -197,6 +200,8 @@ class Job:
         except BaseException as error:  # noqa: BLE001  # handed to the caller's thread, which raises it
             self._failures.append(error)
             self._abort()
+        finally:
+            end.set()
 
     def _abort(self) -> None:
         self._decoded.abort()

@@ -20,7 +20,7 @@ from vtsr.runtime.live.notes import Notes
 from vtsr.runtime.live.statistics import Counter
 from vtsr.runtime.video.colour import ALIASES, LIMITED, UNSPECIFIED, ColourTags, pixel_format, pixel_name
 from vtsr.runtime.video.containers import open_address, open_container
-from vtsr.runtime.video.facts import VideoFacts
+from vtsr.runtime.video.facts import MAX_PIXELS, VideoFacts
 from vtsr.runtime.video.pictures import Converter, planes_of
 from vtsr.runtime.video.streams import is_cover
 
@@ -92,6 +92,7 @@ class AvSource:
             self._stream = streams[0]
             self._stream.codec_context.thread_count = threads
             self._stream.thread_type = "SLICE"  # threads by frame would hold back one frame each
+            self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             self._frames = self._decode()
             first = next(self._frames, None)
             if first is None:
