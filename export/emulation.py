@@ -36,6 +36,7 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     for name, value in (("round.splitter", SPLITTER), ("round.largest", LARGEST), ("round.infinity", np.inf)):
         result.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
     exact: dict[str, str] = {}  # tensor -> its rounded form
+    made_in_half: set[str] = set()
     outputs = {value.name for value in model.graph.output}
 
     def is_float(name: str) -> bool:
@@ -60,9 +61,14 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
         for index, name in enumerate(node.input):
             if not name or not is_float(name) or (node.op_type == "Resize" and index > 0):
                 continue
-            # A single-precision node sees the rounded values of a half-precision one as well.
-            node.input[index] = round_to_half(name) if runs_half else exact.get(name, name)
+            # A single-precision node sees the rounded values of a half-precision one as well, but not those
+            # of a single-precision one, which only a half-precision reader rounds.
+            if runs_half:
+                node.input[index] = round_to_half(name)
+            elif name in made_in_half:
+                node.input[index] = exact.get(name, name)
         result.graph.node.append(node)
+        made_in_half.update(node.output if runs_half else ())
         for name in node.output if runs_half else ():
             if is_float(name) and name not in outputs:
                 if node.op_type in MOVES_ONLY:

@@ -6,7 +6,8 @@ for 16 bits and the law free of rounding. The network between its first and last
 
 A node is fp16 if it is a convolution (or matrix product) with weights of some size, or lies between two
 of them. Sampling grids are an island of fp32 among them: half precision cannot tell apart the columns of a
-picture wider than 2,048 pixels. Casts stand exactly where the two meet, one per tensor.
+picture wider than 2,048 pixels. So are pixels sampled from the picture, which become part of the output.
+Casts stand exactly where the two meet, one per tensor.
 """
 
 from __future__ import annotations
@@ -47,7 +48,13 @@ def half_nodes(model: onnx.ModelProto) -> set[str]:
         if node.output[0] in roots or any(producer[i].output[0] in after for i in node.input if i in producer):
             after.add(node.output[0])
     between = _ancestors(weighted, producer) & after
-    singles = island | {n.output[0] for n in nodes if n.op_type in ALWAYS_SINGLE}
+    sampled: set[str] = set()  # what is computed from pixels moved about, up to the next weighted node
+    for node in nodes:
+        inputs = [producer[name].output[0] for name in node.input if name in producer]
+        moves = node.op_type == "GridSample" and not (inputs and inputs[0] in after and node.input[0] in producer)
+        if node.output[0] not in roots and (moves or sampled & set(inputs)):
+            sampled.add(node.output[0])
+    singles = island | sampled | {n.output[0] for n in nodes if n.op_type in ALWAYS_SINGLE}
     half = (roots | between) - singles
     # Weights that are computed, e.g. quantised and dequantised ones, have the type of what they feed.
     for node in reversed(nodes):

@@ -394,7 +394,7 @@ def test_the_guide_names_every_option(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["--help"])
     words = {word.strip(",[]") for word in capsys.readouterr().out.split()}
-    options = {word for word in words if word.startswith("--")} - {"--help", "--version"}
+    options = {word for word in words if word.startswith("--")} - {"--help", "--version", "--completion"}
     guide = (Path(__file__).parent.parent / "docs" / "int8.md").read_text()
     assert {"--sensitivity", "--gate", "--install"} <= options
     assert [option for option in sorted(options) if option not in guide] == []

@@ -172,7 +172,8 @@ class DenseNetwork(nn.Module):
         # In single precision: half cannot tell apart the columns of a wide picture. In one batch: runtimes
         # share the planes out among threads, and six divide better than three.
         fine = functional.interpolate(flow.float(), scale_factor=UNSHUFFLE, mode="bilinear")
-        moved = warp(torch.cat([first, second]), torch.cat([fine[:, :2], fine[:, 2:]]))
+        frames = torch.cat([first, second]).float()
+        moved = warp(frames, torch.cat([fine[:, :2], fine[:, 2:]])).to(first.dtype)
         count = first.shape[0]  # chunk() would fix the batch size in an exported graph
         return torch.cat([moved[:count], moved[count:]], dim=1)
 

@@ -211,6 +211,7 @@ class Training:
         scheme = scheme_at(config, self.step)
         with torch.autocast(self.process.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             value, errors = scheme(network, sample[: scheme.depth + 1], loss)
+        self._check_finite(value)  # before the gradient: that of a sampling at NaN reads beyond its memory
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
         backbone = backbone_of(self.network) if self.step < config.frozen_backbone_steps else None
@@ -219,11 +220,7 @@ class Training:
             for parameter in backbone.parameters():
                 parameter.grad = None
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip or math.inf)
-        if not torch.isfinite(norm):
-            raise OptionError(
-                f"Training has diverged at step {self.step}; resume from the last saved state with a lower "
-                "learning_rate, or with gradient_clip."
-            )
+        self._check_finite(norm)
         self.optimizer.step()
         self.step += 1
         # A short average at the beginning: the first weights are far from where the run is going.
@@ -235,6 +232,13 @@ class Training:
                 else:
                     self.average[name].copy_(tensor)
         return float(value.detach()), float(errors[0])
+
+    def _check_finite(self, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            raise OptionError(
+                f"Training has diverged at step {self.step}; resume from the last saved state with a lower "
+                "learning_rate, or with gradient_clip."
+            )
 
     def averaged(self) -> nn.Module:
         """A copy of the network with the averaged weights, in evaluation mode."""

@@ -23,5 +23,8 @@ def warp(frames: Tensor, flow: Tensor) -> Tensor:
     height, width = frames.shape[-2:]
     x = (torch.arange(width, device=frames.device, dtype=torch.float32) + 0.5) * (2 / width) - 1
     y = (torch.arange(height, device=frames.device, dtype=torch.float32) + 0.5) * (2 / height) - 1
-    grid = torch.stack([x[None, None] + flow[:, 0] * (2 / width), y[None, :, None] + flow[:, 1] * (2 / height)], dim=-1)
+    here = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
+    # Both directions at once: picking one channel would be a Gather in an exported graph.
+    scale = torch.tensor([2.0, 2.0], device=frames.device) / torch.tensor([width, height], device=frames.device)
+    grid = here + flow.permute(0, 2, 3, 1) * scale
     return functional.grid_sample(frames, grid, mode="bilinear", padding_mode="border", align_corners=False)
