@@ -6,7 +6,7 @@ SCENES is a cache of `vtsr-scenes`, CLIPS a folder of clips and photographs that
 Trains what is missing in OUT, judges it, and writes OUT/ablations.json. The table in docs/ablations.md comes
 from the file beside this one:
 
-    python benchmarks/ablations.py --table benchmarks/results/ablations.json
+    python benchmarks/ablations.py --table benchmarks/ablations.json
 """
 
 from __future__ import annotations
