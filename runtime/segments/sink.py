@@ -10,6 +10,7 @@ from typing import Protocol
 
 from vtsr.errors import OutputError
 from vtsr.runtime.frame import Frame
+from vtsr.runtime.memory import give_back
 from vtsr.runtime.segments.journal import Segment
 from vtsr.runtime.segments.ledger import Ledger
 from vtsr.runtime.segments.span import Span
@@ -112,3 +113,4 @@ class SegmentSink:
         segment = Segment(number, self._ledger.take(number), outputs, extent.size, extent.crc, extent.end, cuts)
         with said_as_output_error(self._journal.folder):
             self._journal.add(segment)
+        give_back()
