@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,8 @@ from vtsr.runtime.segments.ledger import Ledger
 from vtsr.runtime.segments.span import Span
 from vtsr.runtime.segments.stores import Part
 from vtsr.runtime.video.writer import said_as_output_error
+
+TIDY_SECONDS = 2.0
 
 
 class Notes(Protocol):
@@ -64,6 +67,7 @@ class SegmentSink:
         self._number: int | None = None
         self._part: Part | None = None
         self._outputs = 0
+        self._tidied = time.monotonic()
 
     def write(self, frame: Frame) -> None:
         if frame.source_index not in self._span:
@@ -113,4 +117,6 @@ class SegmentSink:
         segment = Segment(number, self._ledger.take(number), outputs, extent.size, extent.crc, extent.end, cuts)
         with said_as_output_error(self._journal.folder):
             self._journal.add(segment)
-        give_back()
+        if time.monotonic() - self._tidied > TIDY_SECONDS:  # it takes long in a large process
+            give_back()
+            self._tidied = time.monotonic()
