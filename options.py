@@ -7,9 +7,12 @@ short form and the same meaning everywhere. `tests/test_options.py` holds all co
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import vtsr
@@ -125,6 +128,23 @@ def add_model_options(parser: argparse._ActionsContainer) -> None:
         help="of the network on the CPU; auto is int8 where the model was measured to gain from it (default: auto)",
     )  # fmt: skip
     add_threads(parser)
+
+
+@contextlib.contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """Inside, SIGTERM (`kill`, a batch system's time limit) ends a command as Ctrl-C does: cleanly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def interrupt(number: int, place: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_cli(

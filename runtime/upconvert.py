@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 from vtsr.errors import OptionError, OutputError
-from vtsr.options import MAX_LEVELS, Parser, add_model_options, run_cli
+from vtsr.options import MAX_LEVELS, Parser, add_model_options, run_cli, termination_interrupts
 from vtsr.runtime.batch import check_batch, is_batch, run_batch
 from vtsr.runtime.conversion import DEMO, PIPE, Outcome, convert, say, write_report
 from vtsr.runtime.segments.ledger import MARKED
@@ -114,7 +112,7 @@ def upconvert(args: argparse.Namespace) -> int:
     if batch:
         check_batch(args)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_termination_interrupts())
+        stack.enter_context(termination_interrupts())
         convert_one: Callable[[argparse.Namespace], Outcome] = _convert_one
         at_once = 1
         if args.ray is not None:
@@ -169,23 +167,6 @@ def _summary(args: argparse.Namespace, outcome: Outcome) -> str:
         f"{outcome.frames_in} frames in, {outcome.frames_out} out{before} in {timing.total:.1f} s "
         f"({rate:.1f} fps): {timing.line()}"
     )
-
-
-@contextlib.contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """Inside, SIGTERM (`kill`, a batch system's time limit) ends the job as Ctrl-C does: cleanly."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-
-    def interrupt(number: int, place: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def check_options(args: argparse.Namespace) -> None:

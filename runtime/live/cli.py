@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vtsr.errors import OptionError, OutputError
-from vtsr.options import MAX_LEVELS, Parser, add_model_options, add_yes, run_cli
+from vtsr.options import MAX_LEVELS, Parser, add_model_options, add_yes, run_cli, termination_interrupts
 from vtsr.runtime.frame import Frame, Planes
 from vtsr.runtime.live import address, duty
 from vtsr.runtime.live.address import Kind
@@ -133,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     notes = Notes(log=(lambda text: None) if args.quiet else _say)
     stop, counter = threading.Event(), Counter()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_termination_interrupts())
+        stack.enter_context(termination_interrupts())
         source, frames = open_source(args, notes, counter, stop)
         stack.callback(_close_later, source)
         facts = source.facts
@@ -329,23 +328,6 @@ class StatsLine:
             f"latency p50 {1000 * latency.p50:.0f} ms, p99 {1000 * latency.p99:.0f} ms, at most "
             f"{1000 * latency.max:.0f} ms"
         )
-
-
-@contextlib.contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """Inside, SIGTERM ends the run as Ctrl-C does: cleanly."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-
-    def interrupt(number: int, place: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _say(text: str) -> None:
